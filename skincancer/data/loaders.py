@@ -7,6 +7,7 @@ __all__ = ['FusionData', 'Augment', 'FusionLoader', 'BatchTransform', 'fusion_dl
 
 # %% ../../nbs/lib/07_data.loaders.ipynb #2f6034ee
 import math
+from copy import copy
 
 import numpy as np, torch
 import torch.nn.functional as F
@@ -21,11 +22,11 @@ class FusionData:
         images, # uint8 (n, h, w, 3): array or memory map; or float32 features (n, d); or None where no image is used
         tab, # float32 (n, n_tab): encoded metadata; (n, 0) where none is used
         y, # integer labels (n,)
-        rows=None, # positions that belong to this set; default all
+        index=None, # position in `images` of each row, `cache.rows(table.image_id)`; default: `images` has the rows' own order
     ):
         self.images, self.tab, self.y = images, torch.as_tensor(np.asarray(tab), dtype=torch.float32), torch.as_tensor(np.asarray(y), dtype=torch.long)
-        self.rows = np.arange(len(self.y)) if rows is None else np.asarray(rows)
-        sizes = {len(o) for o in (images, tab, y) if o is not None}
+        self.rows, self.index = np.arange(len(self.y)), index if index is None else np.asarray(index)
+        sizes = {len(o) for o in (images if index is None else index, tab, y) if o is not None}
         if len(sizes) > 1: raise ValueError(f'images, metadata and labels have {sizes} rows')
 
     def __len__(self): return len(self.rows)
@@ -34,8 +35,8 @@ class FusionData:
 @patch
 def subset(self:FusionData, rows) -> FusionData:
     "The given positions of the whole, sharing its arrays."
-    out = object.__new__(FusionData)
-    out.images, out.tab, out.y, out.rows = self.images, self.tab, self.y, np.asarray(rows)
+    out = copy(self)
+    out.rows = np.asarray(rows)
     return out
 
 @patch
@@ -49,12 +50,13 @@ def batch(
 ) -> tuple: # image (b, 3, h, w) uint8 or features (b, d); metadata (b, n_tab); label (b,)
     "Read a whole batch with one index operation per array."
     rows = self.rows[np.asarray(idx)]
-    at = torch.from_numpy(rows)
+    at = rows if self.index is None else self.index[rows]
     if self.images is None: x = torch.zeros(len(rows), 0)
-    elif isinstance(self.images, torch.Tensor): x = self.images[at.to(self.images.device)]
-    else: x = torch.from_numpy(np.ascontiguousarray(self.images[rows]))
+    elif isinstance(self.images, torch.Tensor): x = self.images[torch.from_numpy(at).to(self.images.device)]
+    else: x = torch.from_numpy(np.ascontiguousarray(self.images[at]))
     if x.ndim == 4: x = x.permute(0, 3, 1, 2)
-    return x, self.tab[at.to(self.tab.device)], self.y[at.to(self.y.device)]
+    rows = torch.from_numpy(rows).to(self.tab.device)
+    return x, self.tab[rows], self.y[rows]
 
 @patch
 def to(

@@ -241,7 +241,7 @@ def _nearest(counts, total, m, share):
 def _deal(t, fractions, seed):
     "Side of each row."
     _need(t, sum(f > 0 for f in fractions), 'sides')
-    c = _fold_counts(fractions, min(20, t['group'].nunique()))
+    c = _fold_counts(fractions, min(20, t['group'].nunique(), t['label'].value_counts().max()))
     fold = _folds(t, sum(c), seed)
     counts = pd.crosstab(fold, t['label']).reindex(range(sum(c)), fill_value=0).to_numpy()
     side, left, total = np.full(sum(c), 'train', dtype=object), np.arange(sum(c)), counts.sum(0)

@@ -156,7 +156,7 @@ def cached_features(
     cache, # an `ImageCache`: `.key`, `.array`
     cache_dir=None, # default: `cache_root()`
     **kwargs, # to `compute_features`
-) -> np.ndarray: # float32 (n, n_features), in the order of `cache.ids`
+) -> np.ndarray: # float32 (n, n_features), in the order of `cache.array`: row `i` of the cache is row `i` here
     "`compute_features` of a whole image cache, from disk when it was done before."
     path = cache_root(cache_dir)/'features'/f'{digest(cache.key, encoder.name, weights_digest(encoder))}.npy'
     if path.exists(): return np.load(path)

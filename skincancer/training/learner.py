@@ -80,7 +80,7 @@ def make_learner(
     **kwargs, # to `Learner`
 ) -> Learner:
     "fastai `Learner` with weighted cross-entropy, AdamW and two parameter groups; validation balanced accuracy as its metric."
-    model.to(dls.device)
+    model.to(dls.device, memory_format=torch.channels_last)  # on a CPU, several times the speed for depthwise convolutions
     return Learner(dls, model, loss_func=CrossEntropyLossFlat(weight=weights), splitter=param_groups, metrics=BalancedAccuracy(), wd=wd, **kwargs)
 
 # %% ../../nbs/lib/20_training.learner.ipynb #d334ca6c
