@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'CLASS_METRICS', 'MALIGNANT', 'check_codes', 'check_classes', 'check_predictions', 'encode_labels',
-           'table_predictions', 'check_weights', 'decide', 'confusion_matrix', 'class_rates', 'accuracy',
-           'balanced_accuracy', 'macro_f1', 'check_binary', 'auc', 'average_precision', 'class_auc',
+           'table_predictions', 'check_weights', 'decide', 'n_codes', 'weight_by', 'confusion_matrix', 'class_rates',
+           'accuracy', 'balanced_accuracy', 'macro_f1', 'check_binary', 'auc', 'average_precision', 'class_auc',
            'class_average_precision', 'macro_auc', 'macro_average_precision', 'nll', 'brier', 'metric_names',
            'weighted_scores', 'scores', 'per_class_scores', 'collapse', 'sensitivity_at_specificity',
            'threshold_at_specificity', 'partial_auc', 'decision_curve', 'plot_confusion', 'plot_decision_curve']
@@ -110,19 +110,40 @@ def decide(
     return p.argmax(1) if p.ndim == 2 else p
 
 # %% ../../nbs/lib/30_evaluation.metrics.ipynb #4f8198b3
+def n_codes(
+    *arrays, # codes
+) -> int: # one more than the largest finite code, at least 1
+    "How many classes the codes speak of; what is not a number is left for `check_codes` to name."
+    numbers = [v[np.isfinite(v)] for v in map(np.asarray, arrays) if v.dtype.kind in 'iufb']
+    return int(max((v.max() for v in numbers if len(v)), default=0)) + 1
+
+# %% ../../nbs/lib/30_evaluation.metrics.ipynb #e888b5d1
 def _both(y, pred, k=None):
     "Checked codes of truth and decision, and the number of classes."
     if np.ndim(pred) == 2:
         y, p = check_predictions(y, pred)
         return y, decide(p), p.shape[1]
     if np.size(y) != np.size(pred) or not np.size(y): raise ValueError(f'{np.size(y)} labels for {np.size(pred)} predictions.')
-    k = k or int(max(np.max(y), np.max(pred))) + 1
+    k = k or n_codes(y, pred)
     return check_codes(y, k), check_codes(pred, k, 'pred'), k
 
 # %% ../../nbs/lib/30_evaluation.metrics.ipynb #1e834219
+def weight_by(
+    codes, # codes (n,), 0..k-1
+    k:int, # number of codes
+    weights, # batch of weights (b, n)
+) -> np.ndarray: # (b, k)
+    "Total weight of each code, for a batch of weight vectors."
+    order = np.argsort(codes, kind='stable')
+    present, start = np.unique(codes[order], return_index=True)
+    out = np.zeros((len(weights), k))
+    out[:, present] = np.add.reduceat(np.take(weights, order, 1), start, axis=1)
+    return out
+
+# %% ../../nbs/lib/30_evaluation.metrics.ipynb #92ee5e81
 def _confusion(y, pred, k, w):
     "Weighted confusion matrices (b, k, k) of a batch of weights (b, n)."
-    return (w @ np.eye(k*k)[y*k + pred]).reshape(-1, k, k)
+    return weight_by(y*k + pred, k*k, w).reshape(-1, k, k)
 
 # %% ../../nbs/lib/30_evaluation.metrics.ipynb #d93d7377
 def confusion_matrix(
@@ -279,6 +300,7 @@ def macro_average_precision(
 # %% ../../nbs/lib/30_evaluation.metrics.ipynb #4d706799
 def _nll(y, p): return -np.log(np.maximum(p[np.arange(len(y)), y], np.finfo(float).eps))
 def _brier(y, p): return ((p - np.eye(p.shape[1])[y])**2).sum(1)
+def _mean(v, w): return np.einsum('bn,n->b', w, v)/w.sum(1)
 
 # %% ../../nbs/lib/30_evaluation.metrics.ipynb #7416eb35
 def nll(
@@ -288,7 +310,7 @@ def nll(
 ) -> float: # nats; log(k) for uniform probabilities
     "Negative log-likelihood, also called log loss or cross-entropy."
     y, p = check_predictions(y, p)
-    return float(np.average(_nll(y, p), weights=check_weights(sample_weight, len(y))[0]))
+    return float(_mean(_nll(y, p), check_weights(sample_weight, len(y)))[0])
 
 # %% ../../nbs/lib/30_evaluation.metrics.ipynb #3238e152
 def brier(
@@ -298,7 +320,7 @@ def brier(
 ) -> float: # 0 (sure and right) to 2 (sure and wrong)
     "Multiclass Brier score, the mean squared distance to the one-hot truth (Brier 1950)."
     y, p = check_predictions(y, p)
-    return float(np.average(_brier(y, p), weights=check_weights(sample_weight, len(y))[0]))
+    return float(_mean(_brier(y, p), check_weights(sample_weight, len(y)))[0])
 
 # %% ../../nbs/lib/30_evaluation.metrics.ipynb #79a716bb
 METRICS = dict(balanced_accuracy=1, accuracy=1, macro_f1=1, macro_auc=1, macro_ap=1, nll=-1, brier=-1)
@@ -317,7 +339,7 @@ def _batch(y, p, w, plans, names, classes):
     n, out = w.sum(1), class_rates(cm)
     if plans: out['auc'], out['ap'] = (np.stack(a, 1) for a in zip(*(_rank_scores(o, w) for o in plans)))
     res = dict(balanced_accuracy=_nanmean(out['sensitivity']), accuracy=np.trace(cm, axis1=1, axis2=2)/n, macro_f1=_nanmean(out['f1']),
-               nll=w @ _nll(y, p)/n, brier=w @ _brier(y, p)/n)
+               nll=_mean(_nll(y, p), w), brier=_mean(_brier(y, p), w))
     if plans: res.update(macro_auc=_nanmean(out['auc']), macro_ap=_nanmean(out['ap']))
     res.update({f'{m}:{c}': v[:, j] for m, v in out.items() for j, c in enumerate(classes)})
     return np.stack([res[m] for m in names], 1)
