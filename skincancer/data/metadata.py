@@ -11,6 +11,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from ..core import DataError, check_name
+from .simulate import SIM_FEATURE_SETS
 
 # %% ../../nbs/lib/06_data.metadata.ipynb #618e6b1d
 _identity = 'it names a row, a lesion or a patient; a model that reads it memorises its training data'
@@ -19,6 +20,7 @@ _answer = 'it is the diagnosis itself, or a coarser copy of it'
 REFUSED = dict(
     dx_type='it records how the diagnosis was confirmed, known only afterwards: in HAM10000 every mel, bcc and akiec is "histo"',
     dataset='it names the collection an image comes from, which predicts the class by itself: in HAM10000 the molemax source is 94 % nv',
+    clinic='it names the clinic an image comes from; in the simulated cohort it predicts the diagnosis where a site shortcut is planted',
     biopsed='a biopsy follows suspicion: in PAD-UFES-20 all BCC, MEL and SCC had one, and alone it detects malignancy with AUC .895',
     **dict.fromkeys(['image_id', 'img_id', 'image_name', 'path', 'lesion_id', 'patient_id', 'group_id'], _identity),
     **dict.fromkeys(['label', 'dx', 'diagnostic', 'diagnosis', 'benign_malignant', 'target'], _answer))
@@ -46,16 +48,16 @@ _history = ('smoke drink background_father background_mother pesticide gender sk
 FEATURE_SETS = dict(
     ham10000=_dermoscopy, isic2018_test=_dermoscopy, siim_isic_2020=_dermoscopy,
     pad_ufes_20=dict(leak_free=_set('age', _asked), all=_set('age fitspatrick diameter_1 diameter_2', f'{_asked} {_history}'),
-        demographics=_set('age', 'region'), none=_set()))
+        demographics=_set('age', 'region'), none=_set()),
+    simulated=SIM_FEATURE_SETS)
 
 # %% ../../nbs/lib/06_data.metadata.ipynb #94d36971
 def feature_set(
     cohort_name:str, # a key of `FEATURE_SETS`, or any name when `sets` is given
     set_name:str='leak_free', # 'leak_free', 'all', 'demographics' or 'none'
-    sets:dict|None=None, # a cohort's own sets, name -> dict(numeric=[...], categorical=[...]); the simulated cohort brings its own
+    sets:dict|None=None, # a cohort's own sets, name -> dict(numeric=[...], categorical=[...])
 ) -> dict: # dict(numeric=[...], categorical=[...])
     "The columns of a named feature set."
-    if sets is None and cohort_name == 'simulated': raise ValueError('The simulated cohort has feature sets of its own: pass `sets`.')
     sets = FEATURE_SETS[check_name(cohort_name, FEATURE_SETS, 'cohort')] if sets is None else sets
     return {k: list(v) for k, v in sets[check_name(set_name, sets, 'feature set')].items()}
 

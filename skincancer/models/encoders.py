@@ -132,7 +132,7 @@ def weights_digest(
     return h.hexdigest()[:12]
 
 # %% ../../nbs/lib/10_models.encoders.ipynb #c51cc677
-@torch.inference_mode()
+@torch.no_grad()
 def compute_features(
     encoder:Encoder, # used in evaluation mode
     images, # uint8 (n, h, w, 3): an array or a memory map
