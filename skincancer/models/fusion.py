@@ -33,6 +33,7 @@ class ImageHead(nn.Module):
     uses_image, uses_tab = True, False
     def __init__(self, n_image:int, n_tab:int, n_classes:int, width:int=256, dropout:float=.5):
         super().__init__()
+        self.n_classes = n_classes
         self.norm, self.out = nn.BatchNorm1d(n_image), classifier(n_image, n_classes, width, dropout)
 
     def forward(self, image, tab): return self.out(self.norm(image))
@@ -44,7 +45,7 @@ class MetadataHead(nn.Module):
     def __init__(self, n_image:int, n_tab:int, n_classes:int, width:int=256, dropout:float=.5):
         super().__init__()
         if not n_tab: raise ValueError('A metadata-only model needs at least one metadata column')
-        self.tab = TabEncoder(n_tab)
+        self.n_classes, self.tab = n_classes, TabEncoder(n_tab)
         self.out = classifier(self.tab.n_out, n_classes, width, dropout)
 
     def forward(self, image, tab): return self.out(self.tab(tab))
@@ -55,7 +56,7 @@ class LateFusion(nn.Module):
     uses_image, uses_tab = True, True
     def __init__(self, n_image:int, n_tab:int, n_classes:int, width:int=256, dropout:float=.5):
         super().__init__()
-        self.norm, self.tab = nn.BatchNorm1d(n_image), TabEncoder(n_tab)
+        self.n_classes, self.norm, self.tab = n_classes, nn.BatchNorm1d(n_image), TabEncoder(n_tab)
         self.out = classifier(n_image + self.tab.n_out, n_classes, width, dropout)
 
     def forward(self, image, tab): return self.out(torch.cat([self.norm(image), self.tab(tab)], 1))

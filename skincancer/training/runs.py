@@ -7,7 +7,7 @@ __all__ = ['PLACES', 'code_digest', 'git_commit', 'environment', 'Run', 'start_r
            'read_run', 'publish_run', 'list_runs']
 
 # %% ../../nbs/lib/21_training.runs.ipynb #204009c1
-import platform, subprocess
+import platform, shutil, subprocess
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -51,7 +51,7 @@ def environment() -> dict: # JSON-able
                 device=device, code=code_digest(), commit=git_commit())
 
 # %% ../../nbs/lib/21_training.runs.ipynb #f8ba2bd0
-PLACES = ('data_dir', 'cache_dir', 'runs_dir', 'compare_with')
+PLACES = ('data_dir', 'cache_dir', 'runs_dir', 'compare_with', 'rerun')
 
 @dataclass
 class Run:
@@ -77,6 +77,7 @@ def start_run(
     split:Split, # likewise
     encoder=None, # an `Encoder`, where one is used: the record says whether it really was pretrained
     runs_dir=None, # default: `runs_root()`
+    fresh:bool=False, # forget an earlier record of the same run
 ) -> Run: # new, broken off, or finished
     "Open the record of a run, or find it again."
     what = {k: v for k, v in params.items() if k not in PLACES}
@@ -86,6 +87,7 @@ def start_run(
     enc = dict(name=encoder.name, weights=encoder.weights, pretrained=encoder.pretrained, note=encoder.note) if encoder else None
     data = dict(name=cohort.name, checksum=cohort.checksum, simulated=cohort.simulated, simulation=asdict(cohort.simulation) if cohort.simulated else None, notes=cohort.notes)
     folder = runs_root(runs_dir)/run_id
+    if fresh: shutil.rmtree(folder, ignore_errors=True)
     if (folder/'params.json').exists(): return Run(folder, read_json(folder/'params.json'))
     info = dict(run_id=run_id, chapter=chapter, parameters=what, data=data, classes=list(cohort.classes), split=dict(name=split.name, kind=split.kind, sha256=split.sha256),
                 encoder=enc, environment=env, started=datetime.now(timezone.utc).isoformat(timespec='seconds'), seconds=None)
