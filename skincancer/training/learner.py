@@ -93,6 +93,8 @@ def fit(
     checkpoint=None, # file to continue from and to write after each epoch
 ) -> pd.DataFrame: # one row per epoch: train_loss, valid_loss, balanced_accuracy_score
     "One-cycle training that continues where a killed run stopped. The last epoch's weights are kept: no epoch is picked by a score."
+    # Adam's second moments sink below the smallest normal float, where a CPU is many times slower
+    torch.set_flush_denormal(True)
     cb = Checkpoint(checkpoint, seed)
     cb.load(learn)
     if cb.start < epochs: learn.fit_one_cycle(epochs, slice(lr*encoder_lr, lr), cbs=cb, start_epoch=cb.start)

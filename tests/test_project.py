@@ -1,0 +1,103 @@
+"The project's own files: what they promise of each other."
+import configparser, json, re, subprocess, sys
+from pathlib import Path
+
+import nbformat, pytest, yaml
+
+import nbdev_filter
+from conftest import ROOT
+
+NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+CHAPTERS = [p for p in NOTEBOOKS if p.parent == ROOT/'nbs']
+MODULES = sorted('.'.join(p.relative_to(ROOT).with_suffix('').parts) for p in (ROOT/'skincancer').rglob('*.py') if p.stem not in ('__init__', '_modidx'))
+
+
+def test_every_module_imports_in_plain_python():
+    "A notebook can lend a module a name that the module itself never imported."
+    code = 'import importlib, sys\nfor m in sys.argv[1:]: importlib.import_module(m)'
+    assert subprocess.run([sys.executable, '-c', code, *MODULES], cwd='/', capture_output=True, text=True).stderr.count('Error') == 0
+
+
+def test_no_name_is_missing_from_a_module():
+    "Names that a module uses and never defines or imports."
+    import ast, builtins
+    for m in MODULES:
+        tree = ast.parse((ROOT/(m.replace('.', '/') + '.py')).read_text())
+        known = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} | {a.arg for a in ast.walk(tree) if isinstance(a, ast.arg)}
+        known |= {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))} | {n.name for n in ast.walk(tree) if isinstance(n, ast.ExceptHandler) and n.name}
+        known |= {(a.asname or a.name).split('.')[0] for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names}
+        used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+        assert not used - known - set(dir(builtins)) - {'__file__'}, m
+
+
+def test_lock_satisfies_settings():
+    from packaging.requirements import Requirement
+    cfg = configparser.ConfigParser(); cfg.read(ROOT/'settings.ini')
+    lines = [l.split(';')[0].strip() for l in (ROOT/'requirements.lock').read_text().splitlines() if l and not l.startswith('#')]
+    locked = {re.sub('[-_.]+', '-', n).lower(): v for n, v in (l.split('==') for l in lines)}
+    for k in ('requirements', 'dev_requirements'):
+        for r in map(Requirement, cfg['DEFAULT'][k].split()): assert r.specifier.contains(locked[re.sub('[-_.]+', '-', r.name).lower()]), r
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_is_presentable(path):
+    nb = nbformat.read(path, 4)
+    nbformat.validate(nb)
+    code = [c for c in nb.cells if c.cell_type == 'code']
+    assert nb.cells[0].cell_type == 'markdown' and re.match(r'# .+\n\n> ', nb.cells[0].source), 'a title and a promise come first'
+    assert not any(o.output_type == 'error' for c in code for o in c.outputs)
+    assert nb.metadata.kernelspec.language == 'python'
+    for c in code:
+        lines = [l for l in c.source.splitlines() if l.strip()]
+        assert len(lines) <= 40, lines[0]
+        nbdev_line, quarto_line = (any(re.match(p, l) for l in lines) for p in (r'#\|\s*(export|hide|default_exp)\b(?!:)', r'#\|\s*[\w-]+:'))
+        assert not (nbdev_line and quarto_line) or '#| eval: false' in c.source, c.source[:80]
+    text = path.read_text()
+    assert not re.search(r'/(root|home|work|tmp)/\w', text), 'a path of one machine'
+    assert not re.search(r'<[\w.]+ (object )?at 0x', text), 'an address'
+
+
+@pytest.mark.parametrize('path', CHAPTERS, ids=lambda p: p.stem)
+def test_chapter_parameters(path):
+    cells = [c for c in nbformat.read(path, 4).cells if 'parameters' in c.metadata.get('tags', [])]
+    assert len(cells) == 1
+    lines = cells[0].source.splitlines()
+    assert lines[-1].endswith('declared = Parameters(globals())')
+    for l in lines[:-1]: assert re.match(r'\w+ = [^=]+# .+', l), f'{l!r} is not one literal with its help'
+
+
+def test_chapters_share_their_parameters():
+    "A parameter means the same, and defaults to the same, in every chapter that has it."
+    seen = {}
+    for p in CHAPTERS:
+        cell = next(c for c in nbformat.read(p, 4).cells if 'parameters' in c.metadata.get('tags', []))
+        for l in cell.source.splitlines()[:-1]:
+            name, value = (o.strip() for o in l.split('#')[0].split('=', 1))
+            assert seen.setdefault(name, value) == value, f'{name} in {p.name}'
+
+
+def test_quarto_book_names_what_exists():
+    book = yaml.safe_load((ROOT/'_quarto.yml').read_text())
+    assert book['project']['type'] == 'book' and book['ipynb-filters'] == ['nbdev_filter.py']
+    listed = book['book']['chapters'] + book['book']['appendices']
+    assert all((ROOT/p).is_file() for p in listed)
+    assert {ROOT/p for p in listed if p.endswith('.ipynb')} == set(NOTEBOOKS)
+
+
+def test_filter_takes_out_directives_and_nothing_else():
+    code = lambda *lines: dict(cell_type='code', source=[f'{l}\n' for l in lines], metadata={}, outputs=[])
+    nb = dict(cells=[code('#| default_exp core'), code('#| export', 'x = 1'), code('#| hide', 'y = 2'), code('#| label: fig-a', '#| fig-cap: "b"', 'plot()'), dict(cell_type='markdown', source=['# T'])])
+    out = [''.join(c['source']) for c in nbdev_filter.filter_notebook(nb)['cells']]
+    assert out == ['x = 1\n', '#| include: false\ny = 2\n', '#| label: fig-a\n#| fig-cap: "b"\nplot()\n', '# T']
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_filter_leaves_no_directive(path):
+    text = subprocess.run([sys.executable, ROOT/'nbdev_filter.py'], input=path.read_text(), capture_output=True, text=True, check=True).stdout
+    cells = json.loads(text)['cells']
+    assert not any(re.search(r'^#\|\s*(export|hide|default_exp)\b', ''.join(c['source']), re.M) for c in cells)
+
+
+def test_citations_resolve():
+    keys = set(re.findall(r'^@\w+\{([^,]+),', (ROOT/'references.bib').read_text(), re.M))
+    assert set(re.findall(r'(?<![\w])@([a-z]+\d{4}\w*)', (ROOT/'index.qmd').read_text())) <= keys

@@ -1,0 +1,48 @@
+"The published records: complete, without what is not ours, and worth the numbers that are quoted from them."
+import pandas as pd, pytest
+
+from conftest import ROOT
+from skincancer.core import read_json
+from skincancer.data.cohorts import load_cohort
+from skincancer.data.simulate import Simulation
+from skincancer.data.splits import Split
+from skincancer.report.readme import update_readme
+from skincancer.training.runs import read_run, score_predictions
+
+RECORDS = sorted(p.parent for p in (ROOT/'results').glob('*/params.json'))
+ids = lambda p: p.name
+
+
+def cohort_of(run, real_data):
+    d = run.info['data']
+    return load_cohort(d['name'], None if d['simulated'] else real_data, Simulation(**d['simulation']) if d['simulated'] else None, verbose=False)
+
+
+def test_readme_quotes_the_records(): assert RECORDS and update_readme(check=True)
+
+
+@pytest.mark.parametrize('folder', RECORDS, ids=ids)
+def test_nothing_is_published_that_is_not_ours(folder):
+    columns = pd.read_parquet(folder/'predictions.parquet').columns
+    assert {c for c in columns if not c.startswith('p_')} == {'image_id', 'fold', 'split'}
+    assert {p.name for p in folder.iterdir()} <= {'params.json', 'metrics.json', 'history.csv', 'predictions.parquet'}
+
+
+@pytest.mark.parametrize('folder', RECORDS, ids=ids)
+def test_split_is_published_and_was_followed(folder):
+    run = read_run(folder)
+    split = Split.load(ROOT/'results'/'splits'/f'{run.info["data"]["name"]}-{run.info["split"]["sha256"][:12]}.json')
+    p = pd.read_parquet(folder/'predictions.parquet')
+    assert split.sha256 == run.info['split']['sha256']
+    for side in ('valid', 'test'): assert sorted(p.image_id[p.split == side]) == list(getattr(split, side))
+
+
+@pytest.mark.parametrize('folder', RECORDS, ids=ids)
+def test_scores_are_those_of_the_predictions(folder, real_data):
+    run = read_run(folder)
+    cohort = cohort_of(run, real_data)
+    split = Split.load(ROOT/'results'/'splits'/f'{cohort.name}-{run.info["split"]["sha256"][:12]}.json')
+    split.audit(cohort.with_images())
+    again = score_predictions(run.predictions(cohort), run.info['classes'], n_boot=run.params['n_boot'])
+    quoted = pd.DataFrame(read_json(folder/'metrics.json')['test']['scores']).T
+    pd.testing.assert_frame_equal(again[['estimate', 'low', 'high']].astype(float), quoted.loc[again.index, ['estimate', 'low', 'high']].astype(float), check_names=False, rtol=1e-9)
