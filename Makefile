@@ -41,7 +41,7 @@ lab: env ## open the notebooks
 	$(BIN)/jupyter lab nbs
 
 readme: env ## write the results table of the README from results/
-	$(BIN)/python -m skincancer.report.readme
+	$(BIN)/skincancer_readme
 
 lock: ## requirements.lock from settings.ini, in a fresh environment
 	rm -rf _lock && $(PYTHON) -m venv _lock

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from fastcore.script import call_parse, store_true
 
 from ..core import atomic_path, project_root
 from ..training.runs import read_run
@@ -38,6 +39,7 @@ def results_table(
 ) -> str: # Markdown
     "All published records as a Markdown table, by data set and model."
     runs = [read_run(p.parent) for p in sorted((project_root()/(results_dir or 'results')).glob('*/params.json'))]
+    if not runs: return 'No records yet.'
     rows = pd.DataFrame([result_row(r) for r in runs]).sort_values(['data', 'model', 'encoder'])
     line = lambda cells: f'| {" | ".join(cells)} |'
     return '\n'.join([line(rows.columns), line(['---']*rows.shape[1]), *map(line, rows.astype(str).to_numpy())])
@@ -67,12 +69,11 @@ def update_readme(
         with atomic_path(path) as tmp: tmp.write_text(new, encoding='utf-8')
     return new == old
 
-def main():
-    "`python -m skincancer.report.readme [--check]`"
-    current = update_readme(check='--check' in sys.argv)
-    print('README.md is current' if current else 'README.md differs from results/' if '--check' in sys.argv else 'README.md written')
-    sys.exit('--check' in sys.argv and not current)
-
-# %% ../../nbs/lib/51_report.readme.ipynb #a5d4ac3a
-#| eval: false
-if __name__ == '__main__': main()
+@call_parse
+def main(
+    check:store_true=False, # only say whether the README is current; exit code 1 if it is not
+):
+    "Write the results table of the README from the records in `results/`."
+    current = update_readme(check=check)
+    print('README.md is current' if current else 'README.md differs from results/; run `make readme`' if check else 'README.md written')
+    sys.exit(check and not current)
