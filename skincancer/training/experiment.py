@@ -25,9 +25,9 @@ from .runs import Run, prediction_table, score_predictions, start_run
 
 # %% ../../nbs/lib/22_training.experiment.ipynb #ddae685a
 RESOLVED = dict(
-    simulated=dict(size=64, epochs=6, lr=3e-3, encoder_lr=.3),
-    real=dict(size=224, epochs=12, lr=1e-3, encoder_lr=.1),
-    frozen=dict(epochs=30, lr=1e-3))
+    simulated=dict(size=64, epochs=8, lr=2e-3, encoder_lr=1., dropout=.5, weight_decay=.01),
+    real=dict(size=224, epochs=12, lr=1e-3, encoder_lr=.1, dropout=.5, weight_decay=.01),
+    frozen=dict(epochs=10, lr=1e-3, dropout=.8, weight_decay=.1))
 
 def resolve(
     params:dict, # from `Parameters.check`
@@ -107,7 +107,7 @@ def train(
     model:FusionClassifier, # from `build_model`
     data:FusionData, # from `model_inputs`
     rows:dict, # from `split_rows`
-    params:dict, # epochs, lr, encoder_lr, batch_size, class_weight_power, seed
+    params:dict, # epochs, lr, encoder_lr, weight_decay, batch_size, class_weight_power, seed
     checkpoint=None, # file to continue from
     augment=None, # on training images
     drop_metadata=None, # on training metadata
@@ -115,7 +115,7 @@ def train(
     "Fit the model on the training rows; predict validation and test rows."
     y = data.y[rows['train']].numpy()
     dls = fusion_dls(data, rows['train'], rows['valid'], params['batch_size'], params['seed'], augment, drop_metadata)
-    learn = make_learner(dls, model, class_weights(y, model.head.n_classes, params['class_weight_power']))
+    learn = make_learner(dls, model, class_weights(y, model.head.n_classes, params['class_weight_power']), wd=params['weight_decay'])
     history = fit(learn, params['epochs'], params['lr'], params.get('encoder_lr') or 0., params['seed'], checkpoint)
     return history, {side: predict_proba(model, data, rows[side]) for side in ('valid', 'test')}
 
