@@ -1,7 +1,7 @@
 "Quarto `ipynb-filters` script: take nbdev's directives out of a notebook, so that Quarto sees none. Reads and writes JSON."
 import json, re, sys
 
-DIRECTIVE = re.compile(r'^\s*#\|\s*(\w+)\b(?!\s*:)(.*)$')    # nbdev's directives have no colon, Quarto's have one
+DIRECTIVE = re.compile(r'^\s*#\|\s*([\w-]+)(?=\s|$)(?!\s*:)')    # nbdev's directives have no colon, Quarto's have one
 HIDDEN = {'hide', 'default_exp', 'exporti'}
 
 

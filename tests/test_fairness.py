@@ -1,8 +1,6 @@
 "Fairness over many simulated studies, and on the real tables where they are there."
-import os
 import numpy as np, pandas as pd, pytest
 
-from skincancer.core import data_root
 from skincancer.data.cohorts import load_cohort
 from skincancer.data.simulate import SIM_CLASSES, Simulation, clinical_table, draw_lesions, posterior
 from skincancer.evaluation.fairness import age_band, gap_table, gap_test, intersectional, skin_type_band, subgroup_table
@@ -40,12 +38,9 @@ def test_intervals_cover():
         hits += [r.low[k] <= truth[k] <= r.high[k] for k in ('dark', 'light')]
     assert .87 <= np.mean(hits) <= 1
 
-ROOT = data_root(os.environ.get('SKINCANCER_DATA') or '../shared/data')
-
-@pytest.mark.skipif(not (ROOT/'pad_ufes_20'/'metadata.csv').is_file(), reason='PAD-UFES-20 is not here')
-def test_pad():
+def test_pad(real_data):
     "Fitzpatrick V and VI are eleven images: not estimable. Pooled IV to VI are counted, and unknown is a subgroup."
-    c = load_cohort('pad_ufes_20', ROOT, verbose=False)
+    c = load_cohort('pad_ufes_20', real_data, verbose=False)
     t = c.table
     p = cv_predict(table_encode(c, ['age', 'region', 'itch', 'grew', 'hurt', 'changed', 'bleed', 'elevation']), c.codes(t.label), fold_of(t), len(c.classes))
     t = t.join(pd.DataFrame(p, t.index, [f'p_{k}' for k in c.classes])).assign(age_band=age_band(t.age), skin=skin_type_band(t.fitspatrick))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np, pandas as pd
-from scipy import stats
 
 from ..core import check_name
 from .metrics import collapse, table_predictions, weight_by, weighted_scores
@@ -188,7 +187,7 @@ def subgroup_table(
     w, rows = bootstrap_weights(d.groups, n_boot, seed), []
     for b in [None] + ([by] if isinstance(by, (str, tuple)) else list(by)):
         a = np.full(len(d), 'all') if b is None else subgroups(predictions, b).to_numpy()
-        for s in sorted(set(a)):
+        for s in sorted(set(a), key=lambda s: ('unknown' in s, s.replace('<', ' '))):
             about = dict(by=_title(b), subgroup=s)
             size = dict(n_images=int((a == s).sum()), n_positive=int(d.y[a == s].sum()))
             rows += [about | dict(metric=m) | _row(d, m, a == s, w, min_n) | size for m in names]

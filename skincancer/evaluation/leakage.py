@@ -321,7 +321,7 @@ def auc_test(
 
 # %% ../../nbs/lib/35_evaluation.leakage.ipynb #ffced6c3
 def probe(
-    model='lr', # 'lr': balanced logistic regression, 'rf': balanced random forest of 300 trees with leaves of two or more, or an unfitted scikit-learn classifier
+    model='lr', # 'lr': balanced logistic regression, 'rf': balanced forest of 300 trees with leaves of two; or a scikit-learn classifier
     seed:int=0, # of the forest
 ): # an unfitted classifier
     "The two plain models that measure what a table tells."

@@ -82,5 +82,6 @@ def say_scores(
     if cohort.simulated:
         line('ideal observer on these images', ideal_scores(cohort, predictions, metadata, run.params.get('fusion') != 'metadata', **kwargs))
         o = m['optimum']
-        print(f'  {"known optimum":<32}{o["both"]:.3f} from both, {o["image"]:.3f} from the image alone, {o["metadata"]:.3f} from the metadata alone')
+        parts = f' from both, {o["image"]:.3f} from the image alone, {o["metadata"]:.3f} from the metadata alone' if metadata != 'none' else ' from the image'
+        print(f'  {"known optimum":<32}{o["both"]:.3f}{parts}')
     if not enc.get('pretrained', True): print(f'  the encoder was trained from scratch: {enc["note"]}')
