@@ -27,7 +27,8 @@ from .runs import Run, prediction_table, score_predictions, start_run
 RESOLVED = dict(
     simulated=dict(size=64, epochs=8, lr=2e-3, encoder_lr=1., dropout=.5, weight_decay=.01),
     real=dict(size=224, epochs=12, lr=1e-3, encoder_lr=.1, dropout=.5, weight_decay=.01),
-    frozen=dict(epochs=10, lr=1e-3, dropout=.8, weight_decay=.1))
+    frozen=dict(epochs=10, lr=1e-3, dropout=.8, weight_decay=.1),
+    pad_ufes_20_frozen=dict(epochs=30)) # a small data set: few steps per epoch
 
 def resolve(
     params:dict, # from `Parameters.check`
@@ -35,7 +36,8 @@ def resolve(
     "Fill in what was left unset, and refuse an unknown backbone, before anything is loaded."
     out = dict(params)
     if out.get('backbone'): timm_name(out['backbone'])
-    values = RESOLVED['simulated' if out['dataset'] == 'simulated' else 'real'] | (RESOLVED['frozen'] if out.get('freeze_encoder') else {})
+    values = RESOLVED['simulated' if out['dataset'] == 'simulated' else 'real']
+    if out.get('freeze_encoder'): values = values | RESOLVED['frozen'] | RESOLVED.get(f'{out["dataset"]}_frozen', {})
     return out | {k: v for k, v in values.items() if k in out and out[k] is None}
 
 # %% ../../nbs/lib/22_training.experiment.ipynb #e82a05eb
