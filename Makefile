@@ -22,7 +22,7 @@ $(VENV)/.installed: requirements.lock settings.ini setup.py
 
 run: env ## the main job: train and score image + metadata on the simulated cohort
 	mkdir -p _runs
-	$(BIN)/papermill nbs/03_multimodal.ipynb _runs/03_multimodal.ipynb -k python3 --log-output --no-progress-bar 2>&1 | grep -v -E "^(Input|Output) Notebook|^Executing"; exit $${PIPESTATUS[0]}
+	$(BIN)/papermill nbs/03_multimodal.ipynb _runs/03_multimodal.ipynb -k python3 --log-output --no-progress-bar 2>&1 | grep -v -E "^(Input|Output) Notebook|^Executing|^Ending|IPKernelApp|^<|^$$"; exit $${PIPESTATUS[0]}
 
 test: nbtest pytest ## all tests
 
