@@ -131,7 +131,8 @@ def _check_value(name, value, allowed):
     if value is None: return
     if isinstance(allowed, tuple) and len(allowed) == 2 and all(map(_is_number, allowed)):
         lo, hi = allowed
-        if not (_is_number(value) and lo <= value <= hi): raise ValueError(f'Parameter {name!r} = {value!r} is outside [{lo}, {hi}].')
+        if not _is_number(value): raise ValueError(f'Parameter {name!r} takes a number between {lo} and {hi}; got {value!r}.')
+        if not lo <= value <= hi: raise ValueError(f'Parameter {name!r} = {value!r} is outside [{lo}, {hi}].')
     else: check_name(value, allowed, f'value of parameter {name!r}:')
 
 # %% ../nbs/lib/00_core.ipynb #38ac7f4c
