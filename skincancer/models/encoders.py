@@ -74,7 +74,7 @@ def _from_hub(name, **kwargs):
     try:
         with _hub_offline_unless_reachable(): return timm.create_model(name, pretrained=True, **kwargs), ''
     # what the hub's client raises differs by cause and by release; what matters here is that no weights came
-    except Exception as e: return None, f'{type(e).__name__}: {str(e).splitlines()[0][:160]}'
+    except Exception as e: return None, f'{type(e).__name__}: ' + str(e).splitlines()[0].split('. ')[0]
 
 # %% ../../nbs/lib/10_models.encoders.ipynb #2d96aadd
 class Encoder(nn.Module):
