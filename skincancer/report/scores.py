@@ -45,7 +45,7 @@ def plot_scores(
         s = scores[scores.model == m].set_index('metric').loc[metrics]
         ax.errorbar(s.estimate, np.arange(len(s)) + dy, xerr=[s.estimate - s.low, s.high - s.estimate], fmt='o', capsize=3, color=colour, label=m)
     for k, v in (optimum or {}).items():
-        ax.plot([v, v], [-.42, .42], '--', lw=1, color='.4'); ax.text(v, -.45, k, ha='center', va='bottom', fontsize=7, color='.4')
+        ax.plot([v, v], [-.42, .42], '--', lw=1, color='.4'); ax.text(v, -.45, k, ha='right' if k == 'metadata' else 'left', va='bottom', fontsize=7, color='.4')
     ax.set_yticks(range(len(metrics)), [m.replace('_', ' ') for m in metrics])
     ax.set(xlim=(0, 1), ylim=(len(metrics) - .4, -.8 if optimum else -.5), xlabel='score on the test side, 95 % interval')
     ax.legend(fontsize=8, loc='lower left'); ax.spines[['top', 'right']].set_visible(False)
