@@ -1,6 +1,5 @@
 "Whole runs of the chapters through Papermill: parameters, places, faults, and runs that are killed."
 import os, signal, subprocess, sys, time
-from pathlib import Path
 
 import nbformat, pandas as pd, pytest
 

@@ -3,29 +3,14 @@
 The modules are read as text, one thing is changed (a sign, a bin, a denominator, a tie rule), and the result is compared with
 scikit-learn, statsmodels, scipy and published or hand-worked values. The unchanged modules must pass; every mutant must fail.
 """
-import importlib.util, itertools, types, warnings
-from pathlib import Path
+import itertools, warnings
 
 import numpy as np, pandas as pd, pytest, sklearn.metrics as sk
 from numpy.testing import assert_allclose as close
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-# ---- loading ---------------------------------------------------------------------------------------------------------
-SPECS = {m: importlib.util.find_spec(f'skincancer.evaluation.{m}') for m in ('metrics', 'statistics')}
-SOURCE = {m: Path(s.origin).read_text(encoding='utf-8') for m, s in SPECS.items()}
-
-def load(module, old='', new=''):
-    "The module as a fresh namespace, with the only occurrence of `old` replaced by `new`."
-    src = SOURCE[module]
-    if old: assert src.count(old) == 1, f'{old!r} occurs {src.count(old)} times in {module}: adapt this mutation to the new text'
-    mod = types.ModuleType(f'skincancer.evaluation.{module}')
-    mod.__package__ = 'skincancer.evaluation'
-    exec(compile(src.replace(old, new) if old else src, f'{module}.py', 'exec'), mod.__dict__)
-    return mod
-
-def rejects(message, f, *args, **kw):
-    with pytest.raises(ValueError, match=message): f(*args, **kw)
+from mutation import load, rejects
 
 # ---- data ------------------------------------------------------------------------------------------------------------
 def simulated(n, k, seed, digits):

@@ -1,6 +1,5 @@
 "The project's own files: what they promise of each other."
 import configparser, json, re, subprocess, sys
-from pathlib import Path
 
 import nbformat, pytest, yaml
 

@@ -18,10 +18,10 @@ from ..data.images import ImageCache, Preprocess, build_cache, file_digests
 from ..data.loaders import FusionData, fusion_dls
 from ..data.metadata import MetadataEncoder
 from ..data.splits import Split, holdout, image_level, kfold
-from ..models.encoders import Encoder, cached_features, create_encoder, timm_name, weights_digest
+from ..models.encoders import Encoder, cached_features, timm_name, weights_digest
 from ..models.fusion import FusionClassifier, create_model
 from .learner import class_weights, fit, make_learner, predict_proba
-from .runs import Run, prediction_table, score_predictions, start_run
+from .runs import Run, prediction_table, score_predictions
 
 # %% ../../nbs/lib/42_training.experiment.ipynb #ddae685a
 RESOLVED = dict(
