@@ -1,0 +1,65 @@
+"""Six fusions x five lesion-grouped folds on cached features of all HAM10000 images: how long, and what each scores on validation.
+
+    python bench/heads.py --data_dir PATH_TO_DATA
+
+Without the data, features of the same shape are drawn at random; the time is the same, the scores mean nothing and are not shown.
+"""
+import argparse, time, warnings
+
+import numpy as np, pandas as pd, torch
+from sklearn.metrics import balanced_accuracy_score
+
+from skincancer.data.cohorts import HAM10000, load_cohort
+from skincancer.data.images import Preprocess
+from skincancer.data.loaders import FusionData
+from skincancer.data.metadata import make_encoder
+from skincancer.data.splits import kfold
+from skincancer.models.encoders import cached_features, create_encoder
+from skincancer.models.fusion import create_model, head_input
+from skincancer.training import experiment as ex
+from torch import nn
+
+warnings.filterwarnings('ignore')
+FUSIONS = ['late', 'film', 'cross_attention', 'metablock', 'metanet', 'gated']
+
+
+def real(data_dir):
+    cohort, encoder = load_cohort('ham10000', data_dir, verbose=False), create_encoder('efficientnet_lite0', size=224)
+    table, cache = ex.usable_images(cohort, Preprocess(224))
+    start, at = time.perf_counter(), cache.rows(table.image_id)
+    features = {grid: cached_features(encoder, cache, grid=grid) for grid in (0, 3)}
+    print(f'features of {len(table):,} images ready in {time.perf_counter() - start:.0f} s (from the cache, if they were computed before)')
+    return table, {g: np.ascontiguousarray(f[at]) for g, f in features.items()}, cohort
+
+
+def drawn(n=10_015):
+    "A table and features of HAM10000's shape."
+    rng, k = np.random.default_rng(0), len(HAM10000.classes)
+    table = pd.DataFrame(dict(image_id=[f'i{i:05d}' for i in range(n)], group_id=[f'g{i*3//4}' for i in range(n)], age=rng.integers(20, 85, n)/1., sex=rng.choice(['male', 'female'], n),
+                              localization=rng.choice(['back', 'face', 'trunk'], n), label=rng.choice(HAM10000.classes, n, p=[.03, .05, .11, .02, .11, .66, .02])))
+    return table, {0: rng.normal(size=(n, 1280)).astype(np.float32), 3: rng.normal(size=(n, 9, 1280)).astype(np.float16)}, k
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('--data_dir'); a = ap.parse_args()
+    table, features, cohort = real(a.data_dir) if a.data_dir else drawn()
+    classes = list(HAM10000.classes)
+    y, scores, start = np.array([classes.index(o) for o in table.label]), {}, time.perf_counter()
+    for fold, split in enumerate(kfold(table)):
+        rows = ex.split_rows(table, split)
+        x = make_encoder('ham10000').fit(table.iloc[rows['train']]).transform(table)
+        for fusion in FUSIONS:
+            images = features[3 if ex.reads_tokens(fusion) else 0]
+            params = ex.resolve(dict(dataset='ham10000', freeze_encoder=True, fusion=fusion, epochs=None, lr=None, dropout=None, weight_decay=None, batch_size=None, width=None, seed=fold))
+            torch.manual_seed(fold)
+            model = create_model(fusion, nn.Identity(), images.shape[-1], x.shape[1], 7, width=params['width'], dropout=params['dropout'])
+            with_cohort = cohort if a.data_dir else type('Cohort', (), dict(classes=classes, spec=HAM10000))
+            _, predict = ex.train(model, data := FusionData(images, x, y), rows, params, with_cohort, table, cbs=[])
+            scores.setdefault(fusion, []).append(balanced_accuracy_score(y[rows['valid']], predict(data, rows['valid']).argmax(1)))
+    seconds = time.perf_counter() - start
+    print(f'{len(FUSIONS)} fusions x 5 folds on {len(table):,} images, {torch.get_num_threads()} threads: {seconds:.0f} s')
+    if a.data_dir: print('validation balanced accuracy, mean over folds [range]: ' + ', '.join(f'{k} {np.mean(v):.3f} [{min(v):.3f}, {max(v):.3f}]' for k, v in scores.items()))
+
+
+if __name__ == '__main__': main()
