@@ -171,13 +171,22 @@ def read_run(
 def metrics(self:Run) -> dict: return read_json(self.folder/'metrics.json')
 
 @patch
-def predictions(self:Run, cohort:Cohort=None) -> pd.DataFrame:
-    "The prediction table; labels, groups and clinical columns are joined from `cohort` where the record was published without them."
+def predictions(
+    self:Run,
+    cohort:Cohort=None, # supplies labels, groups and clinical columns where the record was published without them
+    external:list=(), # further cohorts, for the predictions on other data sets; without theirs, those rows are left out
+) -> pd.DataFrame: # as `prediction_table`
+    "The prediction table; what a published record leaves out is joined from the reader's own copy."
     p = pd.read_parquet(self.folder/'predictions.parquet')
     if 'label' in p: return p
-    if cohort is None: raise ValueError(f'{self.id} was published without labels; pass the cohort ({self.info["data"]["name"]}) to join them from your own copy')
+    home = self.info['data']['name']
+    if cohort is None: raise ValueError(f'{self.id} was published without labels; pass the cohort ({home}) to join them from your own copy')
+    of, cohorts = p.split.str.removeprefix('external:').where(p.split.str.startswith('external:'), home), {o.name: o for o in external} | {home: cohort}
+    return pd.concat([_join(self, p[of == name], c) for name, c in cohorts.items() if (of == name).any()], ignore_index=True)
+
+def _join(run, p, cohort):
     t = cohort.table.drop(columns='path')
-    if absent := set(p.image_id) - set(t.image_id): raise DataError(f'{len(absent)} images of {self.id} are not in this copy of {cohort.name}, such as {sorted(absent)[0]}')
+    if absent := set(p.image_id) - set(t.image_id): raise DataError(f'{len(absent)} images of {run.id} are not in this copy of {cohort.name}, such as {sorted(absent)[0]}')
     return p.merge(t, on='image_id', validate='many_to_one')
 
 # %% ../../nbs/lib/44_training.runs.ipynb #804d6236
