@@ -17,7 +17,8 @@ from ..data.cohorts import COHORTS
 from ..training.runs import read_run
 
 # %% ../../nbs/lib/51_report.readme.ipynb #92a49414
-_FUSION = dict(image='image only', late='image + metadata, late fusion', metadata='metadata only')
+_FUSION = dict(image='image only', metadata='metadata only', late='image + metadata, late fusion', film='image + metadata, FiLM', metablock='image + metadata, MetaBlock',
+               metanet='image + metadata, MetaNet', gated='image + metadata, gated', cross_attention='image + metadata, cross-attention')
 
 def _show(s): return f'{s["estimate"]:.3f} [{s["low"]:.3f}, {s["high"]:.3f}]'
 
@@ -28,7 +29,7 @@ def result_row(
     m, p = run.metrics(), run.params
     s, best = m['test']['scores'], m.get('optimum')
     enc = p['backbone'] + (', frozen' if p['freeze_encoder'] else ', fine-tuned') + ('' if run.info['encoder']['pretrained'] else ', from scratch')
-    return {'data': COHORTS[run.info['data']['name']].title, 'model': _FUSION[p['fusion']], 'encoder': enc, 'test images': f'{m["test"]["images"]:,}',
+    return {'data': COHORTS[run.info['data']['name']].title, 'model': _FUSION.get(p['fusion'], p['fusion']), 'encoder': enc, 'test images': f'{m["test"]["images"]:,}',
             'balanced accuracy': _show(s['balanced_accuracy']), 'macro AUC': _show(s['macro_auc']),
             'metadata-only floor': _show(m['metadata_floor']['balanced_accuracy']) if m.get('metadata_floor') else '',
             'optimum': f'{best["image" if p["fusion"] == "image" else "both"]:.3f}' if best else '', 'record': f'[{run.id.rsplit("-", 1)[1]}](results/{run.id})'}
