@@ -157,7 +157,7 @@ def create_encoder(
     if weights is not None:
         state, sha = file_state(weights, body)
         body.load_state_dict(state)
-        return Encoder(body, name, f'file {sha}', f'weights from {Path(weights).name}')
+        return Encoder(body, name, f'file {sha}', f'weights of {Path(weights).name}')
     if not pretrained: return Encoder(body, name, 'random', 'pretrained weights were not asked for')
     if (state := packaged_state(name, body)) is not None:
         body.load_state_dict(state)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'RESOLVED', 'PRESETS', 'SOURCES', 'check', 'resolve', 'own_backbone', 'usable_images', 'choose_split',
-           'split_rows', 'choose_encoder', 'reads_tokens', 'model_inputs', 'build_model', 'permute_metadata',
-           'training_loss', 'training_callbacks', 'train', 'predict', 'metadata_floor', 'inference', 'predict_external',
-           'record']
+           'split_rows', 'find_weights', 'choose_encoder', 'reads_tokens', 'model_inputs', 'build_model',
+           'permute_metadata', 'training_loss', 'training_callbacks', 'train', 'predict', 'metadata_floor', 'inference',
+           'predict_external', 'record']
 
 # %% ../../nbs/lib/45_training.experiment.ipynb #ccbbd723
 from functools import partial
@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np, pandas as pd, torch
 from torch import nn
 
-from ..core import Parameters, check_name
+from ..core import Parameters, check_name, project_root, runs_root
 from ..data.cohorts import Cohort
 from ..data.images import ImageCache, Preprocess, build_cache, file_digests
 from ..data.loaders import AUGMENTS, FusionData, fusion_dls
@@ -125,12 +125,20 @@ def split_rows(
     return {k: at[getattr(split, k)].to_numpy() for k in ('train', 'valid', 'test')}
 
 # %% ../../nbs/lib/45_training.experiment.ipynb #7cf80f6c
+def find_weights(
+    where=None, # a safetensors file, the folder of a record, or the id of a run in runs/; relative paths start at the project's root
+): # path, or None where nothing was asked for
+    "Where encoder weights lie."
+    if where is None: return None
+    places = [project_root()/where, runs_root()/where]
+    return next((p for p in places if p.exists()), places[0])
+
 def choose_encoder(
     params:dict, # fusion, backbone, size, drop_path, encoder_weights
     pretrained:bool=True, # ask for ImageNet weights
 ): # `Encoder`, or the twin of SpatialVisionFusion
     "The image encoder that the parameters ask for."
-    more = dict(weights=params.get('encoder_weights'), drop_path=params.get('drop_path') or 0.)
+    more = dict(weights=find_weights(params.get('encoder_weights')), drop_path=params.get('drop_path') or 0.)
     if params.get('fusion') in ARCHITECTURES: return architecture_encoder(params['fusion'], pretrained, params['size'], **more)
     return create_encoder(params['backbone'], pretrained, params['size'], **more)
 

@@ -51,7 +51,7 @@ def environment() -> dict: # JSON-able
                 device=device, code=code_digest(), commit=git_commit())
 
 # %% ../../nbs/lib/44_training.runs.ipynb #f8ba2bd0
-PLACES = ('data_dir', 'cache_dir', 'runs_dir', 'compare_with', 'rerun')
+PLACES = ('data_dir', 'cache_dir', 'runs_dir', 'compare_with', 'rerun', 'encoder_weights') # the record names encoder weights by their checksum instead
 
 @dataclass
 class Run:
