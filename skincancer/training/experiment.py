@@ -4,23 +4,24 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'RESOLVED', 'PRESETS', 'SOURCES', 'check', 'resolve', 'own_backbone', 'usable_images', 'choose_split',
-           'split_rows', 'find_weights', 'choose_encoder', 'reads_tokens', 'model_inputs', 'build_model',
-           'permute_metadata', 'training_loss', 'training_callbacks', 'train', 'predict', 'metadata_floor', 'inference',
-           'predict_external', 'record']
+           'split_rows', 'find_weights', 'check_weights', 'choose_encoder', 'reads_tokens', 'model_inputs',
+           'build_model', 'permute_metadata', 'training_loss', 'training_callbacks', 'train', 'predict',
+           'metadata_floor', 'inference', 'predict_external', 'record']
 
 # %% ../../nbs/lib/45_training.experiment.ipynb #ccbbd723
 from functools import partial
+from warnings import warn
 
 import numpy as np, pandas as pd, torch
 from torch import nn
 
-from ..core import Parameters, check_name, project_root, runs_root
+from ..core import DataError, Parameters, check_name, project_root, read_json, runs_root
 from ..data.cohorts import Cohort
 from ..data.images import ImageCache, Preprocess, build_cache, file_digests
 from ..data.loaders import AUGMENTS, FusionData, fusion_dls
 from ..data.metadata import MetadataEncoder, modality_dropout
 from ..data.splits import Split, holdout, image_level, kfold, leave_one_source_out
-from ..models.encoders import Encoder, cached_features, create_encoder, timm_name, weights_digest
+from ..models.encoders import Encoder, cached_features, create_encoder, encoder_info, timm_name, weights_digest
 from ..models.fusion import FUSIONS, FusionClassifier, create_model, head_input
 from ..models.zoo import ARCHITECTURES, architecture_encoder, create_architecture
 from .learner import EMA, OPTIMISERS, SCHEDULES, KeepBest, Mix, Snapshots, fit, make_learner, predict_proba
@@ -133,12 +134,29 @@ def find_weights(
     places = [project_root()/where, runs_root()/where]
     return next((p for p in places if p.exists()), places[0])
 
+def check_weights(
+    path, # from `find_weights`
+    split:Split, # that will be used
+    data:str, # name of the data set
+):
+    "A `DataError` for weights fitted to the same data set under another split: they may have seen its test images."
+    if not path.exists(): return
+    if path.is_dir(): info = read_json(path/'params.json'); name, sha = info['data']['name'], info['split']['sha256']
+    else:
+        try: info = encoder_info(path); name, sha = info['data'], info['split_sha256']
+        except DataError: return warn(f'{path.name} does not say what it was trained on. If it has seen these test images, the scores are worth nothing.')
+    if name == data and sha != split.sha256: raise DataError(f'{path.name} was trained on another split of {data} ({sha[:12]}, not {split.sha256[:12]}): it may have seen test images.')
+
+# %% ../../nbs/lib/45_training.experiment.ipynb #5c7792e9
 def choose_encoder(
-    params:dict, # fusion, backbone, size, drop_path, encoder_weights
+    params:dict, # fusion, backbone, size, drop_path, encoder_weights, dataset
+    split:Split=None, # with which weights of one's own must agree
     pretrained:bool=True, # ask for ImageNet weights
 ): # `Encoder`, or the twin of SpatialVisionFusion
     "The image encoder that the parameters ask for."
-    more = dict(weights=find_weights(params.get('encoder_weights')), drop_path=params.get('drop_path') or 0.)
+    weights = find_weights(params.get('encoder_weights'))
+    if weights is not None and split is not None: check_weights(weights, split, params['dataset'])
+    more = dict(weights=weights, drop_path=params.get('drop_path') or 0.)
     if params.get('fusion') in ARCHITECTURES: return architecture_encoder(params['fusion'], pretrained, params['size'], **more)
     return create_encoder(params['backbone'], pretrained, params['size'], **more)
 

@@ -20,6 +20,7 @@ from fastai.learner import AvgSmoothLoss, Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import BalancedAccuracy
 from fastai.optimizer import OptimWrapper
+from fastai.torch_core import get_model, rank_distrib
 from fastcore.basics import patch
 from fastcore.foundation import L
 
@@ -30,6 +31,9 @@ from ..models.fusion import FusionClassifier, param_groups
 # %% ../../nbs/lib/43_training.learner.ipynb #65bb1d4a
 class Resumable(Callback):
     "A callback with a state to keep, and perhaps the last word on the weights."
+    @property
+    def net(self): return get_model(self.model) # the model itself, also where several processes have wrapped it
+    def weights_now(self): return {k: v.clone() for k, v in self.net.state_dict().items()}
     def get_state(self): return {}
     def set_state(self, state): pass
     def finish(self): pass # called by `fit` when no epoch is left, also when none was left from the start
@@ -49,7 +53,7 @@ class Checkpoint(Callback):
         if self.epoch < self.start: self.recorder.log += self.rows[self.epoch]
         else:
             self.rows.append([float(o) for o in self.recorder.log[1:]])
-            if self.path: self.save()
+            if self.path and not rank_distrib(): self.save()
 
 # %% ../../nbs/lib/43_training.learner.ipynb #46933dc6
 def _resumable(learn): return {type(o).__name__: o for o in learn.cbs if isinstance(o, Resumable)}
@@ -58,7 +62,7 @@ def _resumable(learn): return {type(o).__name__: o for o in learn.cbs if isinsta
 def save(self:Checkpoint):
     "Write the state of the learner, atomically."
     s = self.recorder.smooth_loss
-    state = dict(epoch=self.epoch + 1, rows=self.rows, smooth=[s.count, float(s.val)], model=self.model.state_dict(), opt=self.opt.state_dict(),
+    state = dict(epoch=self.epoch + 1, rows=self.rows, smooth=[s.count, float(s.val)], model=get_model(self.model).state_dict(), opt=self.opt.state_dict(),
                  callbacks={k: o.get_state() for k, o in _resumable(self.learn).items()})
     for g in state['opt']['param_groups']: g.update({k: v.item() for k, v in g.items() if hasattr(v, 'item')})
     with atomic_path(self.path) as tmp: torch.save(state, tmp)
@@ -199,19 +203,19 @@ class EMA(Resumable):
 
     def before_fit(self):
         from timm.utils import ModelEmaV3
-        state, self.ema = self.ema, ModelEmaV3(self.model, decay=self.decay, use_warmup=True, foreach=True)
+        state, self.ema = self.ema, ModelEmaV3(self.net, decay=self.decay, use_warmup=True, foreach=True)
         if isinstance(state, dict): self.ema.module.load_state_dict(state['model'])
         self.step_n = state['steps'] if isinstance(state, dict) else 0
 
     def after_step(self):
         self.step_n += 1
-        self.ema.update(self.model, step=self.step_n)
+        self.ema.update(self.net, step=self.step_n)
 
-    def before_validate(self): self.raw = {k: v.clone() for k, v in self.model.state_dict().items()}; self.model.load_state_dict(self.ema.module.state_dict())
-    def after_validate(self): self.model.load_state_dict(self.raw)
+    def before_validate(self): self.raw = self.weights_now(); self.net.load_state_dict(self.ema.module.state_dict())
+    def after_validate(self): self.net.load_state_dict(self.raw)
     def get_state(self): return dict(model=self.ema.module.state_dict(), steps=self.step_n)
     def set_state(self, state): self.ema = state
-    def finish(self): self.model.load_state_dict(self.ema['model'] if isinstance(self.ema, dict) else self.ema.module.state_dict())
+    def finish(self): self.net.load_state_dict(self.ema['model'] if isinstance(self.ema, dict) else self.ema.module.state_dict())
 
 # %% ../../nbs/lib/43_training.learner.ipynb #d9bfb350
 class KeepBest(Resumable):
@@ -221,18 +225,18 @@ class KeepBest(Resumable):
 
     def after_validate(self):
         loss = float(self.recorder.log[2])
-        if loss < self.best: self.best, self.at, self.weights = loss, self.epoch, {k: v.clone() for k, v in self.model.state_dict().items()}
+        if loss < self.best: self.best, self.at, self.weights = loss, self.epoch, self.weights_now()
 
     def get_state(self): return dict(best=self.best, at=self.at, weights=self.weights)
     def set_state(self, state): self.best, self.at, self.weights = state['best'], state['at'], state['weights']
-    def finish(self): self.model.load_state_dict(self.weights)
+    def finish(self): self.net.load_state_dict(self.weights)
 
 class Snapshots(Resumable):
     "Keep the weights at the end of each of `cycles` equal parts of the training."
     order = 51
     def __init__(self, cycles:int=3): self.cycles, self.states = cycles, []
     def after_validate(self):
-        if (self.epoch + 1) % (self.n_epoch//self.cycles) == 0: self.states.append({k: v.clone() for k, v in self.model.state_dict().items()})
+        if (self.epoch + 1) % (self.n_epoch//self.cycles) == 0: self.states.append(self.weights_now())
     def get_state(self): return dict(states=self.states)
     def set_state(self, state): self.states = state['states']
 

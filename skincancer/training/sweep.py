@@ -52,6 +52,7 @@ class _Loader(yaml.SafeLoader):
             if keys.count(k) > 1: raise ValueError(f'line {node.start_mark.line + 1}: {k!r} stands twice')
         return super().construct_mapping(node, deep)
 
+# %% ../../nbs/lib/46_training.sweep.ipynb #8e18d52e
 _Loader.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(r'[-+]?\d+(\.\d*)?[eE][-+]?\d+$'), list('-+0123456789'))
 _Loader.add_implicit_resolver('tag:yaml.org,2002:null', re.compile(r'None$'), ['N'])
 
@@ -72,12 +73,13 @@ def _notebook(chapter):
     if not path.is_file(): raise FileNotFoundError(f'There is no notebook {path}; relative paths start at the project\'s root')
     return path
 
+# %% ../../nbs/lib/46_training.sweep.ipynb #6fed02a9
 def _index(cells, what, test):
     found = [i for i, c in enumerate(cells) if test(c)]
     if not found: raise ValueError(f'This notebook cannot be swept: it has no cell {what}')
     return found[0]
 
-# %% ../../nbs/lib/46_training.sweep.ipynb #6fed02a9
+# %% ../../nbs/lib/46_training.sweep.ipynb #c38f75e4
 class Chapter:
     "A notebook that checks its parameters and leaves a record."
     def __init__(self,
@@ -86,19 +88,26 @@ class Chapter:
         self.path = _notebook(chapter)
         cells = [c for c in nbformat.read(self.path, as_version=4).cells if c.cell_type == 'code']
         self.name, self.sources = self.path.stem, [c.source for c in cells]
-        self.tagged = _index(cells, 'tagged parameters that ends with declared = Parameters(globals())', lambda c: 'parameters' in c.metadata.get('tags', []) and 'declared' in c.source)
-        self.checking = _index(cells, 'that calls declared.check(globals(), ...)', lambda c: 'declared.check(' in c.source)
+        self.tagged = _index(cells, 'tagged parameters that ends with declared = Parameters(globals())',
+                             lambda c: 'parameters' in c.metadata.get('tags', []) and 'declared = ' in c.source)
+        self.checking = _index(cells, 'that checks what was declared, by declared.check(globals(), ...) or check(declared, globals())',
+                               lambda c: re.search(r'declared\.check\(|check\(declared', c.source))
         _index(cells, "that prints f'record: {run.id}'", lambda c: 'record: ' in c.source)
-        self.defaults = self._values({}, self.tagged)
 
-    def _values(self, given, last):
-        ns = {}
-        for i, source in enumerate(self.sources[:last + 1]):
-            exec(source, ns)
-            if i == self.tagged: ns.update(given)
-        return {k: ns[k] for k in ns['declared'].defaults}
+    @property
+    def defaults(self): return self._values({}, self.tagged)
 
-# %% ../../nbs/lib/46_training.sweep.ipynb #c38f75e4
+# %% ../../nbs/lib/46_training.sweep.ipynb #dc218c1f
+@patch
+def _values(self:Chapter, given, last):
+    "The declared parameters after the cells up to number `last`, with `given` injected where Papermill would."
+    ns = {}
+    for i, source in enumerate(self.sources[:last + 1]):
+        exec(source, ns)
+        if i == self.tagged: ns.update(given)
+    return {k: ns[k] for k in ns['declared'].defaults}
+
+# %% ../../nbs/lib/46_training.sweep.ipynb #b0ec9066
 @patch
 def check(
     self:Chapter,
@@ -106,7 +115,7 @@ def check(
 ) -> dict: # every parameter with the value in force
     "Run the chapter's cells up to its check; a `ValueError` for what it refuses, or for an unknown backbone."
     values = self._values(given, self.checking)
-    if 'backbone' in given and given['backbone'] != self.defaults.get('backbone'):
+    if given.get('backbone') and given['backbone'] != self.defaults.get('backbone'):
         from skincancer.models.encoders import timm_name
         timm_name(given['backbone'])
     return values
@@ -135,6 +144,7 @@ def _plain(value, default):
     if isinstance(value, (tuple, range)): value = list(value)
     return float(value) if isinstance(default, float) and type(value) is int else value
 
+# %% ../../nbs/lib/46_training.sweep.ipynb #4882c3fd
 def _unlike(given, defaults):
     given = {k: _plain(v, defaults.get(k)) for k, v in given.items()}
     return {k: v for k, v in given.items() if k not in defaults or type(v) is not type(defaults[k]) or v != defaults[k]}
@@ -154,13 +164,14 @@ def make_job(
     key = digest(chapter.name, chapter.sources, {k: v for k, v in given.items() if k not in UNCOUNTED}, code, n=10)
     return Job(f'{chapter.name}-{key}', chapter.name, str(chapter.path), given, values, code, str(runs_root(runs_dir)))
 
-# %% ../../nbs/lib/46_training.sweep.ipynb #91d0558d
+# %% ../../nbs/lib/46_training.sweep.ipynb #48a95d87
 def plan(
     spec, # a block or a list of blocks, see `expand`, or the path of a YAML file
     runs_dir=None, # where the records go; default: `runs_root()`
 ) -> list: # `Job`s, each once
     "Every run of a sweep, checked; a `ValueError` lists all that is wrong."
-    runs, code, jobs, wrong = expand(spec if isinstance(spec, (dict, list, tuple)) else read_spec(spec)), code_digest(), {}, {}
+    runs = expand(spec if isinstance(spec, (dict, list, tuple)) else read_spec(spec))
+    code, jobs, wrong = code_digest(), {}, {}
     chapters = {c: Chapter(c) for c in {r['chapter']: 0 for r in runs}}
     for r in runs:
         try: job = make_job(chapters[r['chapter']], r['parameters'], runs_dir, code)
@@ -195,19 +206,22 @@ def find_record(
     if not (folder/'metrics.json').exists(): raise DataError(f'{output} names the record {ids[-1]}, which is not finished in {job.runs_dir}')
     run, same = read_run(folder), lambda a, b: json.dumps(a, default=str) == json.dumps(b, default=str)
     if run.info['chapter'] != job.chapter: raise DataError(f'{output} names a record of chapter {run.info["chapter"]}')
-    return run, ', '.join(f'the record has {k}={run.params[k]!r}' for k, v in job.params.items() if k in run.params and not same(v, run.params[k]))
+    other = [k for k, v in job.params.items() if k in run.params and not same(v, run.params[k])]
+    return run, ', '.join(f'the record has {k}={run.params[k]!r}' for k in other)
 
-# %% ../../nbs/lib/46_training.sweep.ipynb #d4dce161
+# %% ../../nbs/lib/46_training.sweep.ipynb #73af51e0
 def _say(error):
     "The end of an error's text, as one line."
     text = f'{error.ename}: {error.evalue}' if hasattr(error, 'ename') else f'{type(error).__name__}: {error}'
     return ' / '.join([l.strip() for l in re.sub(r'\x1b\[[\d;]*m', '', text).splitlines() if l.strip()][-4:])[-600:]
 
+# %% ../../nbs/lib/46_training.sweep.ipynb #d4dce161
 def _execute(job, output):
     import papermill
-    if code_digest() != job.code: raise DataError(f'The package on this worker is not the one that the sweep was planned with (code {job.code})')
+    if code_digest() != job.code: raise DataError(f'The package here is not the one that the sweep was planned with (code {job.code}); start the sweep again')
     params = job.params | ({'runs_dir': job.runs_dir} if 'runs_dir' in job.values else {})
-    papermill.execute_notebook(job.notebook, str(output), params, kernel_name='python3', progress_bar=False, start_timeout=300, extra_arguments=['--IPKernelApp.log_level=50'])
+    papermill.execute_notebook(job.notebook, str(output), params, kernel_name='python3', progress_bar=False, start_timeout=300,
+                               extra_arguments=['--IPKernelApp.log_level=50'])
     return find_record(job, output)
 
 # %% ../../nbs/lib/46_training.sweep.ipynb #66ac0048
@@ -238,30 +252,33 @@ def cuda_devices() -> list: # as `CUDA_VISIBLE_DEVICES` names them
 # %% ../../nbs/lib/46_training.sweep.ipynb #2ce10915
 _THREADS = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
 
+# %% ../../nbs/lib/46_training.sweep.ipynb #b80af278
 def worker_options(
     workers:int=None, # default: one per device, else one per four cores
     cores:int=None, # default: those this process may use
     devices=None, # default: `cuda_devices()`
+    runs:int=None, # more workers than runs are of no use
 ) -> list: # one dict of `distributed.Nanny` options per worker
     "Environment and resources of each local worker; a thread count that the user has set is kept."
     from dask.system import CPU_COUNT
     cores, devices = cores or CPU_COUNT, cuda_devices() if devices is None else devices
     n = workers or len(devices) or max(1, cores//4)
+    n = min(n, runs or n)
     env = {k: os.environ.get(k, str(max(1, cores//n))) for k in _THREADS} | dict(IN_TEST='')
     common = dict(nthreads=1, memory_limit=0, host='127.0.0.1', dashboard=False, silence_logs=logging.CRITICAL)
     gpu = lambda i: dict(env=env | dict(CUDA_VISIBLE_DEVICES=devices[i % len(devices)]), resources=dict(GPU=1))
     return [common | (gpu(i) if devices else dict(env=env)) for i in range(n)]
 
-# %% ../../nbs/lib/46_training.sweep.ipynb #daab03ce
+# %% ../../nbs/lib/46_training.sweep.ipynb #36dd0ece
 @contextmanager
 def local_cluster(
     **kwargs, # to `worker_options`
 ):
-    "A dask cluster on this machine for as long as the `with` block lasts; it listens on the loopback interface only."
+    "A dask cluster on this machine for as long as the `with` block lasts."
     import dask
     from distributed import Nanny, Scheduler, SpecCluster
     workers = {i: dict(cls=Nanny, options=o) for i, o in enumerate(worker_options(**kwargs))}
-    scheduler = dict(cls=Scheduler, options=dict(host='127.0.0.1', port=0, dashboard=False))
+    scheduler = dict(cls=Scheduler, options=dict(host='127.0.0.1', port=0, dashboard=False, dashboard_address='127.0.0.1:0'))
     had = 'PYTHONHASHSEED' in os.environ
     # a nanny writes what stands under pre-spawn-environ, OMP_NUM_THREADS=1 among it, into this very process
     try:
@@ -272,16 +289,19 @@ def local_cluster(
 # %% ../../nbs/lib/46_training.sweep.ipynb #707a8c25
 METRICS = ('balanced_accuracy', 'macro_f1', 'macro_auc')
 
+# %% ../../nbs/lib/46_training.sweep.ipynb #3faef769
 def _differing(jobs):
     "Names of the parameters in which jobs differ; those that were given, if they do not."
     names = {k: 0 for j in jobs for k in j.values if k not in ('runs_dir', *UNCOUNTED)}
     differ = [k for k in names if len({json.dumps(j.values.get(k), default=str) for j in jobs}) > 1]
     return differ or [k for k in names if any(k in j.params for j in jobs)]
 
+# %% ../../nbs/lib/46_training.sweep.ipynb #5a85b893
 def _scores(job, state, metrics, side):
     if state['status'] != 'finished': return {}
     m = read_run(Path(job.runs_dir)/state['run_id']).metrics().get(side, {})
-    scores = {k + end: m['scores'][k][e] for k in metrics if k in m.get('scores', {}) for end, e in (('', 'estimate'), ('_low', 'low'), ('_high', 'high'))}
+    parts = {'': 'estimate', '_low': 'low', '_high': 'high'}
+    scores = {k + end: m['scores'][k][part] for k in metrics if k in m.get('scores', {}) for end, part in parts.items()}
     return dict(images=m.get('images'), groups=m.get('groups')) | scores
 
 # %% ../../nbs/lib/46_training.sweep.ipynb #bae682a5
@@ -320,27 +340,31 @@ def _submit(client, jobs, out, retries):
     options = dict(retries=retries, resources=dict(GPU=1) if gpu else None)
     return {client.submit(run_job, j, str(out), key=f'{j.name}-{digest(str(out))}', **options): j for j in jobs}
 
-def _collect(future, job, out):
-    "Wait for one run; the text of its error, or nothing. A worker that died could not write its state, so that is done here."
-    error = future.exception()
-    if error is None: return ''
-    if (state := job.state(out))['status'] != 'failed': write_json(Path(out)/f'{job.name}.json', state | dict(status='failed', message=_say(error)))
-    return job.state(out)['message']
-
 # %% ../../nbs/lib/46_training.sweep.ipynb #7b267f2d
+def _collect(future, job, out):
+    "The text of a run's error, or nothing; an error that the run itself could not write down is written here."
+    if (error := future.exception()) is None: return ''
+    state = job.state(out)
+    if state.get('message') == str(error): return state['message']
+    write_json(Path(out)/f'{job.name}.json', state | dict(status='failed', message=_say(error)))
+    return _say(error)
+
+# %% ../../nbs/lib/46_training.sweep.ipynb #81dba11d
 def _brief(path):
     path = Path(path)
     return path.relative_to(project_root()) if path.is_relative_to(project_root()) else path
 
+# %% ../../nbs/lib/46_training.sweep.ipynb #ea15934d
 def _run_all(jobs, out, retries, progress, scheduler, workers):
     from distributed import Client, as_completed
     from tqdm import tqdm
     with ExitStack() as stack:
-        place = scheduler or stack.enter_context(local_cluster(workers=min(workers, len(jobs)) if workers else None))
+        place = scheduler or stack.enter_context(local_cluster(workers=workers, runs=len(jobs)))
         futures = _submit(stack.enter_context(Client(place)), jobs, out, retries)
         for f in tqdm(as_completed(futures), total=len(jobs), unit='run', disable=not progress):
             job = futures[f]
-            if error := _collect(f, job, out): tqdm.write(f'failed: {job!r}\n  {error}\n  see {_brief(Path(out)/job.name)}.ipynb', file=sys.stderr)
+            if error := _collect(f, job, out):
+                tqdm.write(f'failed: {job!r}\n  {error}\n  see {_brief(Path(out)/job.name)}.ipynb', file=sys.stderr)
 
 # %% ../../nbs/lib/46_training.sweep.ipynb #736125e1
 def sweep(
@@ -376,8 +400,9 @@ def publish_sweep(
     results_dir=None, # default: `results/` in the project
 ) -> Path: # the published table
     "Publish each record with `publish_run`, and the table as `results/sweeps/<name>.csv`."
-    if not re.fullmatch(r'[\w-]+', name): raise ValueError(f'The name of a published sweep has letters, digits, dashes and underscores only, not {name!r}')
-    if (left := table[table.status != 'finished']).size: raise ValueError(f'{len(left)} of {len(table)} runs are not finished, such as {left.job.iloc[0]} ({left.status.iloc[0]})')
+    if not re.fullmatch(r'[\w-]+', name): raise ValueError(f'A published sweep is named with letters, digits, dashes and underscores only, not {name!r}')
+    left = table[table.status != 'finished']
+    if len(left): raise ValueError(f'{len(left)} of {len(table)} runs are not finished, such as {left.job.iloc[0]} ({left.status.iloc[0]})')
     for r in table.run: publish_run(read_run(runs_root(runs_dir)/r), results_dir)
     path = project_root()/(results_dir or 'results')/'sweeps'/f'{name}.csv'
     with atomic_path(path) as part: table.drop(columns=['status', 'attempts', 'seconds', 'message', 'job']).to_csv(part, index=False)
@@ -403,6 +428,7 @@ def main(
         if dry_run: return
         print(f'table: {_brief(project_root()/out)}/{Path(spec).stem}.csv')
         if (failed := int((table.status != 'finished').sum())): sys.exit(f'skincancer_sweep: {failed} of {len(table)} runs failed')
-        if results: print(f'published: {_brief(publish_sweep(table, results.removeprefix("results/sweeps/").removesuffix(".csv"), runs_dir))}')
+        name = (results or '').removeprefix('results/sweeps/').removesuffix('.csv')
+        if results: print(f'published: {_brief(publish_sweep(table, name, runs_dir))}')
     except KeyboardInterrupt: sys.exit('Stopped. What is finished is kept; run the same command again to continue.')
     except (OSError, ValueError) as e: sys.exit(f'skincancer_sweep: {e}')
