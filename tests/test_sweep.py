@@ -181,4 +181,4 @@ def test_two_real_runs(tmp_path, address):
 
     csv = pd.read_csv(publish_sweep(table, 'tiny', tmp_path/'runs', tmp_path/'results'))
     assert list(csv.columns[:2]) == ['seed', 'run'] and not {'message', 'seconds', 'job'} & set(csv.columns)
-    for r in csv.run: assert 'label' not in pd.read_parquet(tmp_path/'results'/r/'predictions.parquet')
+    for r in csv.run: assert 'label' not in pd.read_parquet(tmp_path/'results'/'sweeps'/'tiny'/r/'predictions.parquet')

@@ -399,12 +399,13 @@ def publish_sweep(
     runs_dir=None, # where the records are; default: `runs_root()`
     results_dir=None, # default: `results/` in the project
 ) -> Path: # the published table
-    "Publish each record with `publish_run`, and the table as `results/sweeps/<name>.csv`."
+    "Publish each record with `publish_run` under `results/sweeps/<name>/`, and the table as `results/sweeps/<name>.csv`."
     if not re.fullmatch(r'[\w-]+', name): raise ValueError(f'A published sweep is named with letters, digits, dashes and underscores only, not {name!r}')
     left = table[table.status != 'finished']
     if len(left): raise ValueError(f'{len(left)} of {len(table)} runs are not finished, such as {left.job.iloc[0]} ({left.status.iloc[0]})')
-    for r in table.run: publish_run(read_run(runs_root(runs_dir)/r), results_dir)
-    path = project_root()/(results_dir or 'results')/'sweeps'/f'{name}.csv'
+    folder = project_root()/(results_dir or 'results')/'sweeps'
+    for r in table.run: publish_run(read_run(runs_root(runs_dir)/r), folder/name)
+    path = folder/f'{name}.csv'
     with atomic_path(path) as part: table.drop(columns=['status', 'attempts', 'seconds', 'message', 'job']).to_csv(part, index=False)
     return path
 
