@@ -10,6 +10,7 @@ from skincancer.report.readme import update_readme
 from skincancer.training.runs import read_run, score_predictions
 
 RECORDS = sorted(p.parent for p in (ROOT/'results').glob('*/params.json'))
+SWEPT = sorted(p.parent for p in (ROOT/'results'/'sweeps').glob('*/*/params.json'))
 ids = lambda p: p.name
 
 
@@ -21,7 +22,7 @@ def cohort_of(run, real_data):
 def test_readme_quotes_the_records(): assert RECORDS and update_readme(check=True)
 
 
-@pytest.mark.parametrize('folder', RECORDS, ids=ids)
+@pytest.mark.parametrize('folder', RECORDS + SWEPT, ids=ids)
 def test_nothing_is_published_that_is_not_ours(folder):
     columns = pd.read_parquet(folder/'predictions.parquet').columns
     assert {c for c in columns if not c.startswith('p_')} == {'image_id', 'fold', 'split'}
@@ -46,3 +47,15 @@ def test_scores_are_those_of_the_predictions(folder, real_data):
     again = score_predictions(run.predictions(cohort), run.info['classes'], n_boot=run.params['n_boot'])
     quoted = pd.DataFrame(read_json(folder/'metrics.json')['test']['scores']).T
     pd.testing.assert_frame_equal(again[['estimate', 'low', 'high']].astype(float), quoted.loc[again.index, ['estimate', 'low', 'high']].astype(float), check_names=False, rtol=1e-9)
+
+
+@pytest.mark.parametrize('sweep', sorted((ROOT/'results'/'sweeps').glob('*.csv')), ids=lambda p: p.stem)
+def test_a_sweep_quotes_its_records(sweep, real_data):
+    "Every row of the table has its record, and the estimates are those of the probabilities in it."
+    table = pd.read_csv(sweep)
+    runs = [read_run(sweep.with_suffix('')/r) for r in table.run]
+    cohort = cohort_of(runs[0], real_data)
+    for run in runs:
+        again = score_predictions(run.predictions(cohort), run.info['classes'], n_boot=2).estimate
+        quoted = {k: v['estimate'] for k, v in run.metrics()['test']['scores'].items()}
+        assert all(abs(again[k] - quoted[k]) < 1e-9 for k in ('balanced_accuracy', 'macro_auc', 'macro_f1')), run.id
