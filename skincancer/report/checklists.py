@@ -330,7 +330,7 @@ ANSWERS |= dict(
     artefacts=not_met('Hair, ink, rulers, bubbles and dark corners are not annotated in the collections used.'),
     preprocessing=met('One written record per image set of what was done to the pixels; columns are encoded on training rows.', '05_data.images#One record of what was done', '06_data.metadata#The encoder'),
     synthetic=met('The simulated cohort is drawn by code that is part of the package, from a written distribution.', '02_data.simulate#Drawing images'),
-    unseen=not_met('What the model does with images of a kind it never saw was not measured for this record.'))
+    unseen=met('Measured where the record holds predictions for another data set; the chapter says so where it does not.', '05_calibration_fairness#Does the model notice?'))
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #975ab17d
 ANSWERS |= dict(
@@ -388,14 +388,14 @@ ANSWERS |= dict(
 ANSWERS |= dict(
     metrics=met('Balanced accuracy, macro F1, macro AUC and proper scores, each with its definition.', '30_evaluation.metrics#The headline, for many samples at once', 'card#Metrics'),
     statistics=met('95 % intervals of a cluster bootstrap over {group}s.', '31_evaluation.statistics#The cluster bootstrap', 'metrics:test.scores.balanced_accuracy.se'),
-    robustness=not_met('No sensitivity analysis belongs to this record.'),
+    robustness=met('One change at a time: columns, preprocessing, head, loss, sampler, seed, split; each difference with interval and corrected p.', '04_ablation#A family as a table', '04_ablation#Seeds'),
     explanation=not_met('No explanations were computed for this record.'),
-    fairness=met('Measured by subgroup, with n and intervals; not mitigated.', '34_evaluation.fairness#Subgroups', 'card#Quantitative analyses'),
+    fairness=met('Measured by subgroup, with n, intervals and a permutation null; remedies with what they cost.', '05_calibration_fairness#By subgroup', '05_calibration_fairness#Remedies, and what they cost', 'card#Quantitative analyses'),
     clusters=met('By {source_column}, with n and intervals.', 'card#Quantitative analyses', needs='source_column', reason='No column of {title} says which clinic or device an image comes from.'),
     internal=met('On the test side.', 'metrics:test.scores.balanced_accuracy.estimate', 'card#Evaluation data'),
     performance=met('With intervals.', 'metrics:test.scores.balanced_accuracy.estimate', 'metrics:test.scores.macro_auc.estimate', 'card#Quantitative analyses'),
     diagnostic=met('Sensitivity, false positive rate and AUC of malignant against benign; calibration with intervals.', 'card#Quantitative analyses'),
-    failures=not_met('A confusion matrix shows which classes are taken for which; single errors were not looked at.'),
+    failures=met('A case study of the melanomas taken for nevi and the reverse: who they are, how sure the model was, and what the metadata changed.', '05_calibration_fairness#Melanoma or nevus'),
     benchmark=met('Logistic regression on the metadata alone, on the same images.', 'metrics:metadata_floor.balanced_accuracy.estimate', needs='floor', reason='No simpler model was scored beside this one.'))
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #7fde8ee3
