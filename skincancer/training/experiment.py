@@ -242,7 +242,7 @@ def train(
     y, p = data.y[rows['train']].numpy(), params
     sampler = None if (p.get('sampler') or 'shuffle') == 'shuffle' else make_sampler(p['sampler'], y, groups=table.group_id.to_numpy()[rows['train']])
     hide = partial(modality_dropout, p=p['modality_dropout'], missing=torch.as_tensor(missing, dtype=torch.float32)) if p.get('modality_dropout') else None
-    dls = fusion_dls(data, rows['train'], rows['valid'], p['batch_size'], p['seed'], AUGMENTS[p.get('augment') or 'none'], hide, sampler=sampler)
+    dls = fusion_dls(data, rows['train'], rows['valid'], p['batch_size'], p['seed'], AUGMENTS[a] if isinstance(a := p.get('augment') or 'none', str) else a, hide, sampler=sampler)
     learn = make_learner(dls, model, training_loss(p, y, cohort), p['weight_decay'], p.get('optimiser') or 'adamw', cbs=[*training_callbacks(p), *cbs])
     history = fit(learn, p['epochs'], p['lr'], p.get('encoder_lr') or 0., p['seed'], checkpoint, p.get('schedule') or 'one_cycle')
     return history, partial(predict, model, getattr(learn, 'snapshots').states if p.get('keep') == 'snapshots' else [None], tta=p.get('tta', 1))
