@@ -46,7 +46,7 @@ def test_a_run_leaves_its_record_and_is_not_repeated(tmp_path):
     assert code == 0, text[-3000:]
     assert 'SIMULATED' in printed(job[1]) and 'known optimum' in printed(job[1])
     run = next((tmp_path/'runs').iterdir())
-    assert {o.name for o in run.iterdir()} == {'params.json', 'metrics.json', 'predictions.parquet', 'history.csv', 'model.safetensors', 'preprocessing.json', 'split.json'}
+    assert {o.name for o in run.iterdir()} == {'params.json', 'metrics.json', 'predictions.parquet', 'history.csv', 'model.safetensors', 'preprocessing.json', 'split.json', 'reference.safetensors'}
     info = read_json(run/'params.json')
     assert info['encoder']['pretrained'] and info['parameters']['epochs'] == 2 and info['data']['simulated'] and info['environment']['code']
     before = (run/'predictions.parquet').stat().st_mtime_ns
