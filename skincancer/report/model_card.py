@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #742dc347
 from ..core import DataError, atomic_path, check_name, project_root
 from ..data.cohorts import COHORTS, Cohort, CohortSpec, load_cohort
 from ..data.images import open_image
@@ -40,10 +41,12 @@ def record_cohort(
     "The cohort of a record; a `ValueError` where it has to be given, or is another."
     d = run.info['data']
     if cohort is None and d['simulated']: return load_cohort('simulated', simulation=Simulation(**d['simulation']), verbose=False)
-    if cohort is None: raise ValueError(f'{run.id} needs its data for subgroups and the datasheet: pass cohort=load_cohort({d["name"]!r}, data_dir)')
+    if cohort is None: raise ValueError(f'{run.id} needs its data for subgroups and the datasheet: '
+                                        f'pass cohort=load_cohort({d["name"]!r}, data_dir)')
     if cohort.name != d['name']: raise ValueError(f'{run.id} was run on {d["name"]}, not on {cohort.name}')
     return cohort
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #9848c4cc
 def record_split(run:Run) -> Split: # from the record, or from `splits/` beside a published one
     "The id lists of a run."
     published = run.folder.parent/'splits'/f'{run.info["data"]["name"]}-{run.info["split"]["sha256"][:12]}.json'
@@ -110,15 +113,19 @@ def side_table(
     def row(s, d):
         female = d[sex].dropna().str.lower().eq('female').mean() if sex and d[sex].notna().any() else np.nan
         known = lambda v, f: f.format(v) if pd.notna(v) else 'unknown'
-        return {'side': s, 'images': f'{len(d):,}', f'{cohort.spec.group}s': f'{d.group_id.nunique():,}', 'median age': known(d.age.median() if 'age' in d else np.nan, '{:.0f}'),
-                'female': known(female, '{:.0%}'), **{c: f'{n:,}' for c, n in d.label.value_counts().reindex(cohort.classes, fill_value=0).items()}}
+        return {'side': s, 'images': f'{len(d):,}', f'{cohort.spec.group}s': f'{d.group_id.nunique():,}',
+                'median age': known(d.age.median() if 'age' in d else np.nan, '{:.0f}'),
+                'female': known(female, '{:.0%}'),
+                **{c: f'{n:,}' for c, n in d.label.value_counts().reindex(cohort.classes, fill_value=0).items()}}
     return pd.DataFrame([row(s, t[t.side == s]) for s in ('train', 'valid', 'test')])
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #792d0376
 def _check_scores(run, test, y, p):
     got, said = balanced_accuracy(y, p), run.metrics()['test']['scores']['balanced_accuracy']['estimate']
-    if abs(got - said) > 1e-6: raise DataError(f'{run.id} says balanced accuracy {said:.4f}; its predictions joined to this copy of the data give {got:.4f}. The labels differ from those of the run.')
+    if abs(got - said) > 1e-6: raise DataError(f'{run.id} says balanced accuracy {said:.4f}; its predictions joined to this copy of the '
+                                               f'data give {got:.4f}. The labels differ from those of the run.')
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #1887bc35
 def gather(
     run:Run, # finished
     cohort:Cohort=None, # its data; not needed where it was simulated
@@ -132,9 +139,11 @@ def gather(
     e = Evidence(run, cohort, run.metrics(), test, side_table(cohort, record_split(run)), None, None, None, by, watts)
     y, p, groups = encode_labels(test.label, cohort.classes), e.proba(), test.group_id.to_numpy()
     _check_scores(run, test, y, p)
-    e.subgroups = subgroup_table(test, list(by), cohort.classes, ['sensitivity', 'false_positive_rate', 'auc', 'balanced_accuracy'], n_boot=n_boot, positive=cohort.spec.malignant)
+    e.subgroups = subgroup_table(test, list(by), cohort.classes, ['sensitivity', 'false_positive_rate', 'auc', 'balanced_accuracy'],
+                                 n_boot=n_boot, positive=cohort.spec.malignant)
     e.calibration = calibration_intervals(y, p, groups, n_boot=n_boot)
-    e.classwise = cluster_bootstrap(y, p, groups, [f'{m}:{c}' for m in ('sensitivity', 'auc') for c in cohort.classes], n_boot, classes=cohort.classes)
+    e.classwise = cluster_bootstrap(y, p, groups, [f'{m}:{c}' for m in ('sensitivity', 'auc') for c in cohort.classes], n_boot,
+                                    classes=cohort.classes)
     return e
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #d8ccb65f
@@ -144,10 +153,14 @@ def training_cost(
     watts:float=None, # assumed constant draw
 ) -> str: # Markdown
     "Training time from the record, and energy: not measured, or an estimate with its assumption."
-    time = f'{seconds:,} seconds of wall time on {device}, from the opening of the record to its last file: training, prediction and intervals, without decoding images that were cached before. A run that was broken off and continued includes its pause.'
+    time = (f'{seconds:,} seconds of wall time on {device}, from the opening of the record to its last file: '
+            f'training, prediction and intervals, without decoding images that were cached before. '
+            f'A run that was broken off and continued includes its pause.')
     if watts is None: return f'- **Time:** {time}\n- **Energy:** not measured.'
     if not watts > 0: raise ValueError(f'watts={watts}: the assumed draw is a positive number')
-    return f'- **Time:** {time}\n- **Energy:** an estimate, {seconds*watts/3.6e6:.2g} kWh: the time above at an assumed constant draw of {watts:g} W. No meter was read; idle time, cooling and earlier runs are not counted.'
+    return (f'- **Time:** {time}\n- **Energy:** an estimate, {seconds*watts/3.6e6:.2g} kWh: '
+            f'the time above at an assumed constant draw of {watts:g} W. '
+            f'No meter was read; idle time, cooling and earlier runs are not counted.')
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #5acb657a
 NOTICE = '**Research and education only. This is not a medical device, and nothing it prints is a diagnosis.**'
@@ -170,6 +183,7 @@ def model_name(e:Evidence) -> str:
     f = e.run.params.get('fusion')
     return dict(image='image only', metadata='metadata only').get(f, f'image and metadata, {f} fusion')
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #f8e2abb8
 def weights_from(e:Evidence) -> str:
     "Where the encoder's weights came from."
     enc, frozen = e.run.info['encoder'], e.run.params.get('freeze_encoder')
@@ -177,10 +191,12 @@ def weights_from(e:Evidence) -> str:
     if not enc['pretrained']: return f'random, **not pretrained**{": " + enc["note"] if enc["note"] else ""}'
     return f'pretrained ({enc["weights"]}), {"frozen: only the head was trained" if frozen else "fine-tuned"}'
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #5db938a8
 def architecture(e:Evidence) -> str:
     "Encoder and head in one sentence."
     enc, p = e.run.info['encoder'], e.run.params
-    image = f'image encoder {enc["name"]}' + (f' at {p["size"]} x {p["size"]} pixels' if p.get('size') else '') if enc and p.get('fusion') != 'metadata' else ''
+    at = f' at {p["size"]} x {p["size"]} pixels' if p.get('size') else ''
+    image = f'image encoder {enc["name"]}{at}' if enc and p.get('fusion') != 'metadata' else ''
     tab = '' if p.get('fusion') == 'image' else f'the clinical columns {", ".join(features(e))}'
     return f'{model_name(e)}: {" and ".join(filter(None, (image, tab)))}'
 
@@ -195,9 +211,12 @@ def model_details(e:Evidence) -> str:
     i, env = e.run.info, e.run.info['environment']
     keys = ('epochs', 'lr', 'batch_size', 'loss', 'sampler', 'schedule', 'class_weight_power', 'modality_dropout', 'seed')
     shown = ', '.join(f'{k} {i["parameters"][k]}' for k in keys if i['parameters'].get(k) is not None)
-    files = 'weights (`model.safetensors`) and preprocessing (`preprocessing.json`) lie in the record' if (e.run.folder/'model.safetensors').exists() else 'the record was published without weights'
+    here = (e.run.folder/'model.safetensors').exists()
+    files = ('weights (`model.safetensors`) and preprocessing (`preprocessing.json`) lie in the record' if here else
+             'the record was published without weights')
     return bullets(
-        task=f'one of {len(i["classes"])} diagnoses for one image of a skin lesion: {", ".join(i["classes"])}; of these {", ".join(e.spec.malignant)} count as malignant',
+        task=f'one of {len(i["classes"])} diagnoses for one image of a skin lesion: {", ".join(i["classes"])}; of these '
+             f'{", ".join(e.spec.malignant)} count as malignant',
         architecture=architecture(e), weights=weights_from(e), training=f'{shown}; everything else in `params.json`', files=files,
         date=i['started'][:10], record=f'`{i["run_id"]}`', code=f'commit {env["commit"] or "unknown"}, package digest {env["code"]}',
         citation='see `CITATION.cff` of the project, and cite the data', contact='the issues of the project\'s repository')
@@ -205,7 +224,8 @@ def model_details(e:Evidence) -> str:
 # %% ../../nbs/lib/53_report.model_card.ipynb #59a99025
 @section('Intended use')
 def intended_use(e:Evidence) -> str:
-    return f'''Research on, and teaching of, the classification of skin lesions from images and clinical columns: how much the columns add, how sure one can be, for whom it fails. Its users are data scientists and clinical students who read the report it belongs to.
+    return f'''Research on, and teaching of, the classification of skin lesions from images and clinical columns: how much the columns \
+add, how sure one can be, for whom it fails. Its users are data scientists and clinical students who read the report it belongs to.
 
 ### Out-of-scope use
 
@@ -213,7 +233,8 @@ def intended_use(e:Evidence) -> str:
 
 - No decision about a person: no diagnosis, triage, screening, reassurance, or advice to see or not to see a doctor.
 - No use by patients, in an app or otherwise, and no use as a second reader.
-- No images unlike the collection's: other cameras, other clinics, other diagnoses than the {len(e.spec.classes)} classes, healthy skin. The model always names one of its classes.
+- No images unlike the collection's: other cameras, other clinics, other diagnoses than the {len(e.spec.classes)} classes, healthy skin. \
+The model always names one of its classes.
 - No conclusion about skin tones, ages or sites that are rare in the tables below.
 - No commercial use where the licence below forbids it.'''
 
@@ -223,32 +244,42 @@ def skin_tones(e:Evidence) -> str: # empty where nothing is recorded
     t = e.cohort.table
     if 'fitspatrick' in t:
         f, known = e.test.fitspatrick, t.fitspatrick.notna().sum()
-        return (f'Fitzpatrick type as published, known for {known:,} of {len(t):,} rows: V-VI {(t.fitspatrick >= 5).sum():,}, IV {(t.fitspatrick == 4).sum():,}. '
+        return (f'Fitzpatrick type as published, known for {known:,} of {len(t):,} rows: V-VI {(t.fitspatrick >= 5).sum():,}, IV '
+                f'{(t.fitspatrick == 4).sum():,}. '
                 f'On the test side V-VI {(f >= 5).sum():,}, IV {(f == 4).sum():,}; IV to VI are pooled.')
-    if 'skin_type' in t: return 'Simulated skin type, ' + ', '.join(f'{k} {n:,}' for k, n in e.test.skin_type.value_counts().items()) + ' test images.'
+    if 'skin_type' in t: return 'Simulated skin type, ' + ', '.join(
+        f'{k} {n:,}' for k, n in e.test.skin_type.value_counts().items()) + ' test images.'
     return ''
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #8c194149
 @section('Factors')
 def factors(e:Evidence) -> str:
     origin = [c for c in ('dataset', 'clinic') if c in e.by]
     return bullets(
-        examined=', '.join(b.replace('_', ' ') for b in e.by) or 'none: the tables hold no such column', skin_tone=skin_tones(e) or 'not recorded, and not estimated from the pixels.',
+        examined=', '.join(b.replace('_', ' ') for b in e.by) or 'none: the tables hold no such column',
+        skin_tone=skin_tones(e) or 'not recorded, and not estimated from the pixels.',
         origin=f'the column `{origin[0]}`, used for subgroups and never as a feature' if origin else 'not recorded.',
         not_examined='ethnicity, camera, lighting, artefacts such as hair and ink: not annotated in these data.')
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #8badbdd1
 @section('Metrics')
 def metrics_section(e:Evidence) -> str:
-    return f'''- **Headline:** balanced accuracy, the mean sensitivity over the classes, because the classes are very unequal in size. Beside it macro F1, macro AUC (one class against the rest) and, of the probabilities, the Brier score and the negative log-likelihood.
-- **Malignant against benign:** sensitivity, false positive rate and AUC of the summed probability of the malignant classes, flagged at one half. The threshold was not tuned.
-- **Uncertainty:** 95 % intervals of a bootstrap that draws whole {e.spec.group}s. What rests on fewer than 20 {e.spec.group}s is *not estimable*.'''
+    return f'''- **Headline:** balanced accuracy, the mean sensitivity over the classes, because the classes are very unequal in size. \
+Beside it macro F1, macro AUC (one class against the rest) and, of the probabilities, the Brier score and the negative log-likelihood.
+- **Malignant against benign:** sensitivity, false positive rate and AUC of the summed probability of the malignant classes, flagged at \
+one half. The threshold was not tuned.
+- **Uncertainty:** 95 % intervals of a bootstrap that draws whole {e.spec.group}s. What rests on fewer than 20 {e.spec.group}s is *not \
+estimable*.'''
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #38f283cd
 @section('Evaluation data')
 def evaluation_data(e:Evidence) -> str:
     s, m = e.run.info['split'], e.metrics['test']
-    how = f'. **This split divides {e.spec.group}s on purpose, which leaks: the scores are a demonstration of the leak.**' if 'leak' in s['kind'] else f', kept apart by {e.spec.group} and scored once.'
+    leak = f'. **This split divides {e.spec.group}s on purpose, which leaks: the scores are a demonstration of the leak.**'
+    how = leak if 'leak' in s['kind'] else f', kept apart by {e.spec.group} and scored once.'
     outside = f'It was also tested on {", ".join(e.external)}.' if e.external else 'No collection from elsewhere was tested.'
-    return f'The test side of `{s["name"]}` ({s["kind"]}): {m["images"]:,} images of {m["groups"]:,} {e.spec.group}s of {e.spec.title}{how} {outside} SHA-256 of the id lists: `{s["sha256"][:12]}`.'
+    return (f'The test side of `{s["name"]}` ({s["kind"]}): {m["images"]:,} images of {m["groups"]:,} {e.spec.group}s of {e.spec.title}'
+            f'{how} {outside} SHA-256 of the id lists: `{s["sha256"][:12]}`.')
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #3957ab97
 PUBLISHED_SIZE = dict(ham10000=(600, 450))
@@ -259,15 +290,19 @@ def data_notes(e:Evidence) -> list: # sentences
     paths = e.cohort.table.path.dropna()
     if len(paths):
         size, published = open_image(paths.iloc[0]).size, PUBLISHED_SIZE.get(d['name'])
-        reduced = ' (published: {} x {}; the scores are those of a reduced copy)'.format(*published) if published and size < published else ''
+        note = ' (published: {} x {}; the scores are those of a reduced copy)'
+        reduced = note.format(*published) if published and size < published else ''
         notes.append('image files at hand: {} x {} pixels, the first of them'.format(*size) + reduced)
-    if e.cohort.checksum != d['checksum']: notes.append('this card was made with another copy of the data than the run (their checksums differ); the labels and the score agree')
+    if e.cohort.checksum != d['checksum']: notes.append('this card was made with another copy of the data than the run (their checksums '
+                                                        'differ); the labels and the score agree')
     return notes
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #46485f76
 @section('Training data')
 def training_data(e:Evidence) -> str:
     t, d = e.cohort.table, e.run.info['data']
-    head = f'{e.spec.title} ({e.spec.source}), checksum `{d["checksum"][:12]}`: {len(t):,} rows, {t.path.notna().sum():,} with an image. See the datasheet.'
+    head = (f'{e.spec.title} ({e.spec.source}), checksum `{d["checksum"][:12]}`: {len(t):,} rows, '
+            f'{t.path.notna().sum():,} with an image. See the datasheet.')
     return '\n\n'.join([head, '\n'.join(f'- {n}' for n in data_notes(e)), markdown_table(e.sides)])
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #cbc06e34
@@ -293,8 +328,10 @@ def class_lines(e:Evidence) -> pd.DataFrame: # class, test images, groups, sensi
         low, high = interval(r.estimate, [], n, True) if m == 'sensitivity' and r.estimate in (0, 1) else (r.low, r.high)
         return show_interval(dict(estimate=r.estimate, low=low, high=high))
     of = {c: e.test[e.test.label == c] for c in e.spec.classes}
-    return pd.DataFrame([{'class': c, 'test images': len(d), unit: (n := d.group_id.nunique()), **{m: show(m, c, n) for m in ('sensitivity', 'auc')}} for c, d in of.items()])
+    return pd.DataFrame([{'class': c, 'test images': len(d), unit: (n := d.group_id.nunique()),
+                          **{m: show(m, c, n) for m in ('sensitivity', 'auc')}} for c, d in of.items()])
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #af0b29ac
 def subgroup_lines(e:Evidence) -> pd.DataFrame: # by, subgroup, images, malignant, and one column per metric
     "The subgroup table as text, with n."
     keys = ['by', 'subgroup']
@@ -308,16 +345,19 @@ def quantitative(e:Evidence) -> str:
     calibration = pd.DataFrame([{'measure': m, 'test side': show_interval(r)} for m, r in e.calibration.set_index('metric').iterrows()])
     parts = {'Scores': score_lines(e), 'Class by class': class_lines(e), 'Calibration': calibration, 'Subgroups': subgroup_lines(e)}
     said = {'Calibration': 'The probabilities as the model gives them. Both calibration errors are debiased, in 15 bins of equal mass.',
-            'Subgroups': f'Malignant against benign, flagged at one half; n is what a number rests on, balanced accuracy is over the classes that a subgroup has. Differences between rows are not tested here, and small groups differ by chance.'}
+            'Subgroups': f'Malignant against benign, flagged at one half; n is what a number rests on, balanced accuracy is over the '
+                         f'classes that a subgroup has. Differences between rows are not tested here, and small groups differ by chance.'}
     return '\n\n'.join(f'### {k}\n\n{said.get(k, "")}\n\n{markdown_table(t)}'.replace('\n\n\n\n', '\n\n') for k, t in parts.items())
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #c35a422a
 CAVEATS = dict(
     ham10000=['The collection has no patient id. Images of one person may lie on both sides; only lesions are kept apart.',
-              'Melanocytic nevi are two thirds of the images, and the source of an image predicts its class.', 'No skin tone is recorded; the people are from Austria and Australia.'],
+              'Melanocytic nevi are two thirds of the images, and the source of an image predicts its class.',
+              'No skin tone is recorded; the people are from Austria and Australia.'],
     isic2018_test=['A part of the images comes from elsewhere and has hardly any metadata.', 'No skin tone is recorded.'],
     pad_ufes_20=['Melanomas are rare (52 images in the whole collection): nothing firm can be said about them.',
-                 'Most clinical columns are missing together, and only in benign lesions; a model that sees that they are missing sees the answer. The default features leave them out.',
+                 'Most clinical columns are missing together, and only in benign lesions; a model that sees that they are missing sees '
+                 'the answer. The default features leave them out.',
                  'One programme in one Brazilian state, taken with smartphones.'],
     siim_isic_2020=['Melanoma against everything else, 1.8 % of the published images.', 'No skin tone is recorded.'],
     simulated=['The lesions are drawn by a program from a written distribution. The cohort tests methods, not medicine.'])
@@ -325,21 +365,32 @@ CAVEATS = dict(
 # %% ../../nbs/lib/53_report.model_card.ipynb #d7407d5c
 @section('Ethical considerations')
 def ethics(e:Evidence) -> str:
-    return f'''- **People.** {"No person is in the data." if e.cohort.simulated else "The images show people who did not choose this use. They were published without names; nobody should try to find out who they are."}
-- **Harm.** A melanoma called benign may cost a life; a benign lesion called malignant costs a scar and fear. Either would happen if this model were used in care, at rates that the tables show.
-- **Inequality.** Skin cancer on dark skin is rarer and found later, and public collections hold almost none of it. A model trained on them must be expected to fail there, and its failure cannot even be measured. {skin_tones(e) or "Here no skin tone is recorded."}
-- **Clinical columns.** What is written down in a clinic depends on what the doctor suspects. Columns that know the diagnosis were refused, which does not prove that the others are innocent.'''
+    people = ('No person is in the data.' if e.cohort.simulated else 'The images show people who did not choose this use. '
+              'They were published without names; nobody should try to find out who they are.')
+    return f'''- **People.** {people}
+- **Harm.** A melanoma called benign may cost a life; a benign lesion called malignant costs a scar and fear. Either would happen if this \
+model were used in care, at rates that the tables show.
+- **Inequality.** Skin cancer on dark skin is rarer and found later, and public collections hold almost none of it. A model trained on \
+them must be expected to fail there, and its failure cannot even be measured. {skin_tones(e) or "Here no skin tone is recorded."}
+- **Clinical columns.** What is written down in a clinic depends on what the doctor suspects. Columns that know the diagnosis were \
+refused, which does not prove that the others are innocent.'''
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #224b6157
 @section('Caveats and recommendations')
 def caveats(e:Evidence) -> str:
     n, floor = e.metrics['test']['groups'], e.metrics.get('metadata_floor')
     low = floor and e.metrics['test']['scores']['balanced_accuracy']['estimate'] < floor['balanced_accuracy']['estimate']
-    own = [f'One split, one seed, {n:,} {e.spec.group}s on the test side: the interval covers the choice of these {e.spec.group}s, not that of the split or the seed.',
-           *(['**It does worse than logistic regression on the metadata alone** (see the scores). There is no reason to prefer it.'] if low else []),
+    own = [f'One split, one seed, {n:,} {e.spec.group}s on the test side: the interval covers the choice of these {e.spec.group}s, not '
+           f'that of the split or the seed.',
+           *(['**It does worse than logistic regression on the metadata alone** (see the scores). There is no reason to prefer it.'] if low
+             else []),
            *([] if e.external else ['Tested only on data like its training data. Elsewhere it must be expected to be worse.']),
-           *(['Where some images are absent, those at hand need not be a random sample, and the scores are not those of the whole collection.'] if e.cohort.table.path.isna().any() else []),
-           'An image that cannot be decoded is refused. Missing clinical answers are encoded as missing; answers never seen in training count as missing too.',
-           'Before anything else could follow: images at full resolution, several seeds, clinics that took no part, dark skin in numbers, and a prospective study.']
+           *(['Where some images are absent, those at hand need not be a random sample, and the scores are not those of the whole '
+              'collection.'] if e.cohort.table.path.isna().any() else []),
+           'An image that cannot be decoded is refused. Missing clinical answers are encoded as missing; answers never seen in training '
+           'count as missing too.',
+           'Before anything else could follow: images at full resolution, several seeds, clinics that took no part, dark skin in numbers, '
+           'and a prospective study.']
     return '\n'.join(f'- {c}' for c in [*CAVEATS.get(e.cohort.name, []), *own])
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #d6851200
@@ -351,14 +402,17 @@ def licence_id(spec:CohortSpec) -> str: # as the Hub spells it
 def licence(e:Evidence) -> str:
     nc = ' They may not be used commercially, whatever the licence of the code.' if 'NC' in e.spec.licence else ''
     enc = e.run.info['encoder']
-    start = f' The encoder started from `{enc["weights"]}`, whose own terms, and those of the images it was trained on, apply besides.' if enc and enc['pretrained'] else ''
-    return f'The code is under the Apache License 2.0. {e.spec.title} is under {e.spec.licence}, and weights trained on it inherit its terms.{nc}{start}'
+    start = (f' The encoder started from `{enc["weights"]}`,'
+             f' whose own terms, and those of the images it was trained on, apply besides.' if enc and enc['pretrained'] else '')
+    return (f'The code is under the Apache License 2.0. {e.spec.title} is under {e.spec.licence}, '
+            f'and weights trained on it inherit its terms.{nc}{start}')
 
 @section('Training time and energy')
 def cost(e:Evidence) -> str: return training_cost(e.run.info['seconds'], e.run.info['environment']['device'], e.watts)
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #bca8316b
-HUB_METRICS = dict(balanced_accuracy=('balanced_accuracy', 'Balanced accuracy'), macro_f1=('f1', 'Macro F1'), macro_auc=('roc_auc', 'Macro AUC, one class against the rest'), brier=('brier_score', 'Brier score'))
+HUB_METRICS = dict(balanced_accuracy=('balanced_accuracy', 'Balanced accuracy'), macro_f1=('f1', 'Macro F1'),
+                   macro_auc=('roc_auc', 'Macro AUC, one class against the rest'), brier=('brier_score', 'Brier score'))
 
 def eval_results(e:Evidence) -> list: # of `huggingface_hub.EvalResult`
     "The scores of every tested side, in the Hub's form."
@@ -366,9 +420,11 @@ def eval_results(e:Evidence) -> list: # of `huggingface_hub.EvalResult`
     def one(side, m):
         s, (kind, name) = e.metrics[side]['scores'][m], HUB_METRICS[m]
         spec = e.spec if side == 'test' else COHORTS.get(side)
-        return EvalResult(task_type='image-classification', task_name='Skin-lesion classification', dataset_type=spec.name if spec else side, dataset_name=spec.title if spec else side,
+        return EvalResult(task_type='image-classification', task_name='Skin-lesion classification',
+            dataset_type=spec.name if spec else side, dataset_name=spec.title if spec else side,
             dataset_split='test', metric_type=kind, metric_name=name, metric_value=round(s['estimate'], 4), verified=False,
-            metric_args=dict(low=round(s['low'], 4), high=round(s['high'], 4), level=.95, n=e.metrics[side]['images'], n_groups=e.metrics[side]['groups']))
+            metric_args=dict(low=round(s['low'], 4), high=round(s['high'], 4), level=.95, n=e.metrics[side]['images'],
+                             n_groups=e.metrics[side]['groups']))
     return [one(side, m) for side in ('test', *e.external) for m in HUB_METRICS if m in e.metrics[side]['scores']]
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #2b80d6ce
@@ -376,9 +432,11 @@ def card_data(e:Evidence): # `huggingface_hub.ModelCardData`
     "Metadata of the card."
     from huggingface_hub import ModelCardData
     enc = e.run.info['encoder']
-    tags = ['dermatology', 'skin-lesion', 'multimodal', 'research-only', 'not-a-medical-device', *(['simulated-data'] if e.cohort.simulated else []),
+    tags = ['dermatology', 'skin-lesion', 'multimodal', 'research-only', 'not-a-medical-device',
+            *(['simulated-data'] if e.cohort.simulated else []),
             *(['timm', 'pretrained' if enc['pretrained'] else 'trained-from-scratch'] if enc else [])]
-    return ModelCardData(license=licence_id(e.spec), library_name='skincancer', pipeline_tag='image-classification', tags=tags, datasets=[e.cohort.name],
+    return ModelCardData(license=licence_id(e.spec), library_name='skincancer', pipeline_tag='image-classification', tags=tags,
+                         datasets=[e.cohort.name],
         metrics=[kind for kind, _ in HUB_METRICS.values()], model_name=e.run.id, eval_results=eval_results(e))
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #2278f087
@@ -408,7 +466,8 @@ def sections_of(text:str) -> dict: # heading -> what follows, up to the next hea
 def _result_faults(r):
     a = r.metric_args or {}
     if not (isinstance(r.metric_value, float) and np.isfinite(r.metric_value)): yield f'result {r.metric_type}: no value'
-    elif not a.get('low', np.inf) <= r.metric_value <= a.get('high', -np.inf): yield f'result {r.metric_type}: {r.metric_value} is not within its interval'
+    elif not a.get('low', np.inf) <= r.metric_value <= a.get('high', -np.inf):
+        yield f'result {r.metric_type}: {r.metric_value} is not within its interval'
     if not a.get('n'): yield f'result {r.metric_type}: no n'
     if r.verified is not False: yield f'result {r.metric_type}: verified is not false'
 
@@ -420,13 +479,15 @@ def card_faults(
     d, parts = card.data, sections_of(card.text)
     lacking = [f'metadata field {k!r} is missing or empty' for k in REQUIRED_DATA if not d.get(k)]
     # a section may consist of sub-sections only
-    lacking += [f'section {k!r} is missing or empty' for k in (*SECTIONS, *REQUIRED_PARTS) if not parts.get(k) and not (k == 'Quantitative analyses' and k in parts)]
+    lacking += [f'section {k!r} is missing or empty' for k in (*SECTIONS, *REQUIRED_PARTS) if not parts.get(k)
+                and not (k == 'Quantitative analyses' and k in parts)]
     for n in d.get('datasets') or []:
         want = licence_id(COHORTS[n]) if n in COHORTS else None
         if want and d.get('license') != want: lacking.append(f'license {d.get("license")!r} is not that of {n}, {want!r}')
     lacking += [f for r in d.get('eval_results') or [] for f in _result_faults(r)]
     if NOTICE not in card.text: lacking.append('the notice that this is not a medical device is missing')
-    if 'simulated' in (d.get('datasets') or []) and SIMULATED not in card.text: lacking.append('the notice that the data are simulated is missing')
+    if 'simulated' in (d.get('datasets') or []) and SIMULATED not in card.text:
+        lacking.append('the notice that the data are simulated is missing')
     return lacking + [f'{w!r} stands in the text' for w in sorted(set(re.findall(r'\b(?:nan|None)\b', card.text)))]
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #84490ee1
@@ -458,69 +519,97 @@ class Sheet:
 SHEETS = {}
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #fc342cc1
-_HAM_CLASSES = 'akiec actinic keratosis and intraepithelial carcinoma (Bowen); bcc basal cell carcinoma; bkl benign keratosis; df dermatofibroma; mel melanoma; nv melanocytic nevus; vasc vascular lesion'
-_HAM_LABELS = 'Histopathology for more than half of the lesions; for the others follow-up examination, the consensus of experts, or confocal microscopy. The column `dx_type` says which.'
+_HAM_CLASSES = ('akiec actinic keratosis and intraepithelial carcinoma (Bowen); bcc basal cell carcinoma; '
+                'bkl benign keratosis; df dermatofibroma; mel melanoma; nv melanocytic nevus; vasc vascular lesion')
+_HAM_LABELS = ('Histopathology for more than half of the lesions; for the others follow-up examination, '
+               'the consensus of experts, or confocal microscopy. The column `dx_type` says which.')
 
 SHEETS['ham10000'] = Sheet(
-    'To train classifiers of pigmented lesions on more, and more varied, dermatoscopic images than were public before, and to compare them with human experts.',
+    'To train classifiers of pigmented lesions on more, and more varied, dermatoscopic images than were public before, and to compare '
+    'them with human experts.',
     'Dermatoscopic photographs, centred and cropped, 600 x 450 pixels as published.', _HAM_CLASSES,
-    'The Medical University of Vienna (Austria) and a skin cancer practice in Queensland (Australia), with several devices, digitised slides among them. The column `dataset` names the source.',
-    'Retrospective, de-identified; approvals are named in the paper.', _HAM_LABELS, 'Every melanoma, basal cell carcinoma and akiec is marked as confirmed by histology.',
-    'There is no patient id. Many lesions have several images. `dx_type` and `dataset` give the class away. Altered copies of the table circulate.',
+    'The Medical University of Vienna (Austria) and a skin cancer practice in Queensland (Australia), with several devices, digitised '
+    'slides among them. The column `dataset` names the source.',
+    'Retrospective, de-identified; approvals are named in the paper.', _HAM_LABELS,
+    'Every melanoma, basal cell carcinoma and akiec is marked as confirmed by histology.',
+    'There is no patient id. Many lesions have several images. `dx_type` and `dataset` give the class away. Altered copies of the table '
+    'circulate.',
     'Harvard Dataverse and the ISIC Archive', 'Tschandl P, Rosendahl C, Kittler H. Scientific Data 2018;5:180161.')
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #e2f32d8e
 SHEETS['isic2018_test'] = Sheet(
     'The test set of task 3 of the ISIC 2018 challenge, made public later with its labels.', 'Dermatoscopic photographs.', _HAM_CLASSES,
-    'Mostly from the sources of HAM10000, a part from other clinics; what is known of these has hardly any metadata.', 'De-identified; see the paper of HAM10000 and the challenge\'s page.',
-    _HAM_LABELS, 'As in HAM10000.', 'One image has a label and no metadata; two versions of the label file circulate, one of them without clinical columns.',
+    'Mostly from the sources of HAM10000, a part from other clinics; what is known of these has hardly any metadata.',
+    'De-identified; see the paper of HAM10000 and the challenge\'s page.',
+    _HAM_LABELS, 'As in HAM10000.',
+    'One image has a label and no metadata; two versions of the label file circulate, one of them without clinical columns.',
     'Harvard Dataverse and the challenge\'s page', 'Tschandl P, Rosendahl C, Kittler H. Scientific Data 2018;5:180161.')
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #29053c89
 SHEETS['pad_ufes_20'] = Sheet(
     'To give classifiers clinical photographs and patients\' answers together, which earlier public collections lacked.',
     'Clinical close-up photographs taken with several smartphones, of varying size, as PNG files.',
-    'ACK actinic keratosis; BCC basal cell carcinoma; MEL melanoma; NEV nevus; SCC squamous cell carcinoma, Bowen\'s disease included; SEK seborrheic keratosis',
-    'The Dermatological and Surgical Assistance Program of the Federal University of Espirito Santo (Brazil), a free service, during appointments, with an app made for it. Many of its patients have little money.',
-    'De-identified; approval and consent are named in the paper.', 'Biopsy for all cancers and, altogether, some 58 % of the images; otherwise the consensus of dermatologists.',
+    'ACK actinic keratosis; BCC basal cell carcinoma; MEL melanoma; NEV nevus; SCC squamous cell carcinoma, Bowen\'s disease included; '
+    'SEK seborrheic keratosis',
+    'The Dermatological and Surgical Assistance Program of the Federal University of Espirito Santo (Brazil), a free service, during '
+    'appointments, with an app made for it. Many of its patients have little money.',
+    'De-identified; approval and consent are named in the paper.',
+    'Biopsy for all cancers and, altogether, some 58 % of the images; otherwise the consensus of dermatologists.',
     'Every BCC, MEL and SCC is proven by biopsy.',
-    'Thirteen clinical columns are missing together, only in benign lesions. `biopsed` gives the class away. `lesion_id` is not unique across patients. Widely copied folds divide patients.',
+    'Thirteen clinical columns are missing together, only in benign lesions. `biopsed` gives the class away. `lesion_id` is not unique '
+    'across patients. Widely copied folds divide patients.',
     'Mendeley Data', 'Pacheco AGC et al. Data in Brief 2020;32:106221.')
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #745706c6
 SHEETS['siim_isic_2020'] = Sheet(
-    'To let classifiers of melanoma see the other lesions of the same patient, as a dermatologist does.', 'Dermatoscopic photographs of varying size.', 'benign; melanoma',
-    'Clinics in Barcelona, Vienna, New York, Sydney, Brisbane and Athens: 33,126 images of 2,056 patients.', 'De-identified; approvals are named in the paper.',
-    'Melanoma by histopathology; benign by histopathology, follow-up or the agreement of experts.', 'Every melanoma is confirmed by histopathology.',
+    'To let classifiers of melanoma see the other lesions of the same patient, as a dermatologist does.',
+    'Dermatoscopic photographs of varying size.', 'benign; melanoma',
+    'Clinics in Barcelona, Vienna, New York, Sydney, Brisbane and Athens: 33,126 images of 2,056 patients.',
+    'De-identified; approvals are named in the paper.',
+    'Melanoma by histopathology; benign by histopathology, follow-up or the agreement of experts.',
+    'Every melanoma is confirmed by histopathology.',
     'Melanomas are 1.8 %. Some hundred files repeat another\'s bytes. Images may also be in other ISIC collections.',
     'ISIC Archive and Kaggle', 'Rotemberg V et al. Scientific Data 2021;8:34.')
 SHEETS['simulated'] = Sheet(
-    'To know the right answer: the best reachable score is computed, and faults can be planted.', 'Drawn by a program, square, a few dozen pixels wide.', '; '.join(f'{c} (simulated)' for c in COHORTS['simulated'].classes),
-    'Drawn from a written joint distribution with a seed; two clinics and two skin types are simulated. No person took part.', 'Not needed: nobody is in it.', 'By construction; a share may be made wrong on purpose.', '',
-    'It looks like skin only from afar. Nothing learnt on it holds for patients.', 'this package, module `skincancer.data.simulate`', 'This project.')
+    'To know the right answer: the best reachable score is computed, and faults can be planted.',
+    'Drawn by a program, square, a few dozen pixels wide.', '; '.join(f'{c} (simulated)' for c in COHORTS['simulated'].classes),
+    'Drawn from a written joint distribution with a seed; two clinics and two skin types are simulated. No person took part.',
+    'Not needed: nobody is in it.', 'By construction; a share may be made wrong on purpose.', '',
+    'It looks like skin only from afar. Nothing learnt on it holds for patients.', 'this package, module `skincancer.data.simulate`',
+    'This project.')
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #bc483a4e
 def composition(cohort:Cohort) -> str: # Markdown
     "Counts of the copy at hand."
     t, k = cohort.table, cohort.spec
-    classes = pd.DataFrame([{'class': c, 'images': f'{len(d):,}', f'{k.group}s': f'{d.group_id.nunique():,}', 'malignant': 'yes' if c in k.malignant else 'no'}
+    classes = pd.DataFrame([{'class': c, 'images': f'{len(d):,}', f'{k.group}s': f'{d.group_id.nunique():,}',
+                             'malignant': 'yes' if c in k.malignant else 'no'}
                             for c in k.classes for d in [t[t.label == c]]])
     role = lambda c: 'clinical' if c in k.clinical else 'audit only'
-    columns = pd.DataFrame([{'column': c, 'role': role(c), 'missing': f'{t[c].isna().mean():.1%}', 'values': f'{t[c].min():g} to {t[c].max():g}' if t[c].dtype.kind == 'f' and t[c].notna().any() else t[c].nunique()}
+    columns = pd.DataFrame([{'column': c, 'role': role(c), 'missing': f'{t[c].isna().mean():.1%}',
+                             'values': f'{t[c].min():g} to {t[c].max():g}' if t[c].dtype.kind == 'f' and t[c].notna().any()
+                             else t[c].nunique()}
                             for c in (*k.clinical, *k.audit) if c in t])
-    head = f'{len(t):,} rows of {t.group_id.nunique():,} {k.group}s, {t.path.notna().sum():,} with an image. Images of one {k.group} are not independent.'
-    return '\n\n'.join([head, markdown_table(classes), markdown_table(columns), *([f'Notes on this copy: {"; ".join(cohort.notes)}.'] if cohort.notes else [])])
+    head = (f'{len(t):,} rows of {t.group_id.nunique():,} {k.group}s, {t.path.notna().sum():,} with an image. '
+            f'Images of one {k.group} are not independent.')
+    return '\n\n'.join([head, markdown_table(classes), markdown_table(columns),
+                        *([f'Notes on this copy: {"; ".join(cohort.notes)}.'] if cohort.notes else [])])
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #0cb2b257
 SHEET_SECTIONS = {
     'Motivation': lambda k, s, c: s.why,
     'Composition': lambda k, s, c: f'{s.images}\n\nClasses: {s.classes}.\n\n{composition(c) if c else "Not counted: no copy was at hand."}',
     'Collection process': lambda k, s, c: f'{s.collected}\n\n{s.consent}\n\nDates: not in the published tables.',
-    'Preprocessing, cleaning, labelling': lambda k, s, c: f'{s.labels} {s.histology}\n\nHere: one word for what is not known, plausible ranges and closed lists of categories, checked on reading; a group is a {k.group}.',
-    'Uses': lambda k, s, c: f'Research on classification, uncertainty and fairness. Not for a product, and not to identify anybody. Beware: {s.beware}',
+    'Preprocessing, cleaning, labelling': lambda k, s, c:
+        f'{s.labels} {s.histology}\n\nHere: one word for what is not known, plausible ranges and closed lists of categories, '
+        f'checked on reading; a group is a {k.group}.',
+    'Uses': lambda k, s, c: f'Research on classification, uncertainty and fairness. Not for a product, and not to identify anybody. '
+                            f'Beware: {s.beware}',
     'Distribution': lambda k, s, c: f'{k.licence}; {k.source}; {s.kept}. This project distributes neither images nor tables.',
-    'Maintenance': lambda k, s, c: f'By its publisher: {s.kept}. Cite: {s.paper}' + (f' The content of the published table is pinned by a digest, `{k.content}`.' if k.content else '')}
+    'Maintenance': lambda k, s, c: f'By its publisher: {s.kept}. Cite: {s.paper}' + (
+        f' The content of the published table is pinned by a digest, `{k.content}`.' if k.content else '')}
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #d47fc39f
 def datasheet(
     cohort, # a `Cohort`, or the name of one of which no copy is at hand
 ) -> str: # Markdown
@@ -528,26 +617,34 @@ def datasheet(
     c = cohort if isinstance(cohort, Cohort) else None
     k = c.spec if c else COHORTS[check_name(cohort, COHORTS, 'data set')]
     notice = [SIMULATED] if k.name == 'simulated' else ['What the publisher tells, in our words, and counts of the copy at hand.']
-    return '\n\n'.join([f'# Datasheet: {k.title}', *notice, *(f'## {t}\n\n{f(k, SHEETS[k.name], c)}' for t, f in SHEET_SECTIONS.items())]) + '\n'
+    parts = (f'## {t}\n\n{f(k, SHEETS[k.name], c)}' for t, f in SHEET_SECTIONS.items())
+    return '\n\n'.join([f'# Datasheet: {k.title}', *notice, *parts]) + '\n'
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #d635a5bd
 def balancing(e:Evidence) -> str: # empty where all images count alike
     "What the run did about rare classes."
     p = e.run.params
     done = [f'class weights in the loss (frequency to the power {-p["class_weight_power"]:g})' if p.get('class_weight_power') else '',
-            f'loss {p["loss"]}' if p.get('loss', 'cross_entropy') != 'cross_entropy' else '', f'sampler {p["sampler"]}' if p.get('sampler', 'shuffle') != 'shuffle' else '']
+            f'loss {p["loss"]}' if p.get('loss', 'cross_entropy') != 'cross_entropy' else '',
+            f'sampler {p["sampler"]}' if p.get('sampler', 'shuffle') != 'shuffle' else '']
     return ', '.join(filter(None, done))
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #1e969bc0
 def checklist_facts(e:Evidence) -> dict:
     "The facts of a run that the checklists' answers refer to."
     i, sheet = e.run.info, SHEETS[e.cohort.name]
     return dict(
-        params=i, metrics=e.metrics, card=[*SECTIONS, *REQUIRED_PARTS], datasheet=list(SHEET_SECTIONS), files=dict(card='README.md', datasheet=f'datasheet-{e.cohort.name}.md'),
-        title=e.spec.title, source=e.spec.source, group=e.spec.group, n_classes=len(i['classes']), split_kind=i['split']['kind'].capitalize(), group_safe='leak' not in i['split']['kind'],
-        skin_type=skin_tones(e), histology=sheet.histology, external=', '.join(e.external), architecture=f'The model: {architecture(e)}.', weights=f'Weights: {weights_from(e)}.', encoder=i['encoder'],
+        params=i, metrics=e.metrics, card=[*SECTIONS, *REQUIRED_PARTS], datasheet=list(SHEET_SECTIONS),
+        files=dict(card='README.md', datasheet=f'datasheet-{e.cohort.name}.md'),
+        title=e.spec.title, source=e.spec.source, group=e.spec.group, n_classes=len(i['classes']),
+        split_kind=i['split']['kind'].capitalize(), group_safe='leak' not in i['split']['kind'],
+        skin_type=skin_tones(e), histology=sheet.histology, external=', '.join(e.external), architecture=f'The model: {architecture(e)}.',
+        weights=f'Weights: {weights_from(e)}.', encoder=i['encoder'],
         real=not e.cohort.simulated, tab=features(e), balanced=balancing(e),
-        source_column=next((f'`{c}`' for c in ('dataset', 'clinic') if c in e.by), ''), floor=e.metrics.get('metadata_floor'), weights_file=(e.run.folder/'model.safetensors').exists())
+        source_column=next((f'`{c}`' for c in ('dataset', 'clinic') if c in e.by), ''), floor=e.metrics.get('metadata_floor'),
+        weights_file=(e.run.folder/'model.safetensors').exists())
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #b45a4cd0
 def fill_checklists(
     e:Evidence, # from `gather`
     **kwargs, # to `check_checklist`: `answers`, `root`, `base`
@@ -560,6 +657,7 @@ def _write(path, text):
     with atomic_path(path) as tmp: tmp.write_text(text, encoding='utf-8')
     return Path(path)
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #4c01fbab
 def write_cards(
     run:Run, # finished
     folder, # where the files go
