@@ -135,9 +135,13 @@ def _nameless(text):
     return text
 
 def _outputs(outputs):
-    kept = [o for o in outputs if not (o.output_type == 'stream' and o.name == 'stderr')]
+    "Without warnings; what was printed in one go is one output, however the kernel happened to cut it."
+    kept = []
+    for o in outputs:
+        if o.output_type == 'stream' and o.name == 'stderr': continue
+        if o.output_type == 'stream' and kept and kept[-1].output_type == 'stream': kept[-1]['text'] += o['text']; continue
+        kept.append(o)
     for o in kept:
-        o.pop('metadata', None) if o.output_type == 'stream' else None
         if 'text' in o: o['text'] = _nameless(o['text'])
         for k, v in (o.get('data') or {}).items():
             if isinstance(v, str) and k.startswith('text/'): o['data'][k] = _nameless(v)
@@ -356,10 +360,11 @@ def _differences(lock, check):
         if not sweep.exists(): continue
         key, file = f'differences-{d}', project_root()/'results'/f'differences-{d}.csv'
         if file.exists() and lock.get(key) == dict(sweep=file_sha256(sweep)[:12], file=file_sha256(file)[:12]): continue
-        yield key
-        if check or not can_run(Entry('04_ablation', d)): continue
-        lock[key] = dict(sweep=file_sha256(sweep)[:12], file=file_sha256(write_differences(d))[:12])
-        write_json(lock_path(), lock)
+        if not check and can_run(Entry('04_ablation', d)):
+            lock[key] = dict(sweep=file_sha256(sweep)[:12], file=file_sha256(write_differences(d))[:12])
+            write_json(lock_path(), lock)
+            yield key, 'computed'
+        else: yield key, 'old'
 
 def build_report(
     check:bool=False, # only say what is old
@@ -369,9 +374,7 @@ def build_report(
 ) -> int: # number of things that are not current afterwards
     "Bring differences, notebooks, variables and tables up to date."
     lock, old = read_lock(), 0
-    for d in _differences(lock, check):
-        left = check or d not in lock
-        say(f'{d}: {"old" if left else "computed"}'); old += left
+    for name, what in _differences(lock, check): say(f'{name}: {what}'); old += what == 'old'
     for e in read_report():
         why = stale(e, lock) or (['asked for'] if force else [])
         if only not in e.id or not why: continue
