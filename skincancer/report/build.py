@@ -111,14 +111,15 @@ def stale(
 
 # %% ../../nbs/lib/54_report.build.ipynb #d10438c7
 _LABEL = re.compile(r'^(#\| label: (?:fig|tbl)-[\w-]+?)\s*$', re.M)
-_CAPTION = re.compile(r'^(#\| (?:fig|tbl)-cap: ["\']?)', re.M)
+_CAPTION = re.compile(r'^(#\| (?:fig|tbl)-cap: ["\']?)(.*)$', re.M)
 
 def mark_cell(
     source:str, # of a code cell
     entry:Entry,
 ) -> str:
-    "Labels with the data set's name, captions that begin with its title."
-    return _CAPTION.sub(lambda m: f'{m[1]}{entry.data}. ', _LABEL.sub(lambda m: f'{m[1]}-{entry.suffix}', source))
+    "Labels with the data set's name, captions that begin with its title unless they name a data set themselves."
+    named = lambda caption: any(c.title in caption for c in COHORTS.values())
+    return _CAPTION.sub(lambda m: m[0] if named(m[2]) else f'{m[1]}{entry.data}. {m[2]}', _LABEL.sub(lambda m: f'{m[1]}-{entry.suffix}', source))
 
 def mark_text(
     source:str, # of a Markdown cell
