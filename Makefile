@@ -27,10 +27,10 @@ run: env ## the main job: train and score image + metadata on the simulated coho
 test: nbtest pytest ## all tests
 
 nbtest: env ## every notebook, as a test
-	timeout 900 $(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --timing
+	OMP_NUM_THREADS=1 timeout 1500 $(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --timing
 
 pytest: env ## what a notebook cannot test
-	$(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --durations=15 tests
 
 check: env ## nothing is left to export or clean
 	$(BIN)/nbdev_export

@@ -83,7 +83,8 @@ def rollout_maps(
 # %% ../../nbs/lib/61_interpretability.attention.ipynb #7a7ca607
 def _grid(model, x):
     e = model.encoder.spatial if isinstance(model.encoder, TwinEncoder) else model.encoder
-    return tuple(min(o, getattr(model, 'grid', o)) for o in e.feature_map(x[:1]).shape[-2:])
+    most = getattr(model, 'grid', 0)       # 0: every cell of the map
+    return tuple(min(o, most or o) for o in e.feature_map(x[:1]).shape[-2:])
 
 # %% ../../nbs/lib/61_interpretability.attention.ipynb #59aeb5dc
 @torch.no_grad()

@@ -9,8 +9,8 @@ __all__ = ['LEAST', 'BEFORE', 'AFTER', 'OTHER', 'ATTRIBUTES', 'DECISION', 'PROBA
            'class_calibration', 'plot_calibration', 'plot_net_benefit', 'mean_interval', 'conformal_table', 'show_sets',
            'plot_sets', 'selective_table', 'with_attributes', 'with_proba', 'subgroup_scores', 'plot_subgroups',
            'gap_scores', 'show_gaps', 'threshold_costs', 'show_costs', 'remedy_costs', 'pair_confusion', 'pair_score',
-           'confused_table', 'confidence_table', 'plot_pair', 'image_only', 'fixed_and_broken', 'plot_changes',
-           'external_sides', 'melanoma_task', 'proba', 'external_scores', 'shift_table', 'ood_table', 'plot_outside',
+           'plot_pair', 'confused_table', 'confidence_table', 'image_only', 'fixed_and_broken', 'plot_changes',
+           'external_sides', 'proba', 'melanoma_task', 'external_scores', 'shift_table', 'ood_table', 'plot_outside',
            'outside_classes', 'outside_people']
 
 # %% ../../nbs/05_calibration_fairness.ipynb #f7e7b305
@@ -19,31 +19,43 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns
 
+# %% ../../nbs/05_calibration_fairness.ipynb #47792b22
 from ..core import DataError, project_root
-from ..data.cohorts import COHORTS, Cohort, load_cohort
+from ..data.cohorts import Cohort, load_cohort
 from ..data.simulate import Simulation
 from ..data.splits import Split
 from ..evaluation import calibration as cal, fairness as fair, uncertainty as unc
-from ..evaluation.metrics import MALIGNANT, collapse, decide, decision_curve, encode_labels, partial_auc, sensitivity_at_specificity
+from ..evaluation.metrics import MALIGNANT, collapse, decide, decision_curve, partial_auc, sensitivity_at_specificity
 from ..evaluation.metrics import table_predictions, threshold_at_specificity, weighted_scores
-from ..evaluation.statistics import bootstrap_p, bootstrap_weights, cluster_bootstrap, delong_test, group_codes, holm, mcnemar_test
+from ..evaluation.statistics import bootstrap_p, bootstrap_weights, cluster_bootstrap, delong_test, holm, mcnemar_test
 from ..training.runs import Run, read_run
 
 # %% ../../nbs/05_calibration_fairness.ipynb #0da779e5
 LEAST = fair.MIN_N
+_ROW = ['metric', 'estimate', 'low', 'high', 'n', 'n_groups']
 
+def _interval(few, e, l, h, digits): return 'not estimable' if few or np.isnan(e) else f'{e:.{digits}f} [{l:.{digits}f}, {h:.{digits}f}]'
+def _p_text(v): return '' if np.isnan(v) else '<.001' if v < .001 else f'{v:.3f}'
+
+def _texts(t, digits):
+    few = t['n_groups'] < LEAST if 'n_groups' in t else np.zeros(len(t), bool)
+    return [_interval(*r, digits) for r in zip(few, t.estimate, t.low, t.high)]
+
+# %% ../../nbs/05_calibration_fairness.ipynb #3835b319
 def show(
     t:pd.DataFrame, # with columns estimate, low, high, and where it applies n_groups
     digits:int=3, # decimals
 ) -> pd.DataFrame: # the three columns as one text
     "Estimates with their intervals as text; 'not estimable' where they rest on fewer than twenty lesions or patients."
-    few = t['n_groups'] < LEAST if 'n_groups' in t else np.zeros(len(t), bool)
-    f = lambda v: f'{v:.{digits}f}'
-    cells = ['not estimable' if bad or np.isnan(e) else f'{f(e)} [{f(l)}, {f(h)}]' for bad, e, l, h in zip(few, t.estimate, t.low, t.high)]
     out = t.drop(columns=['estimate', 'low', 'high'])
-    for k in out.columns.intersection(['p', 'p_holm']): out[k] = ['' if np.isnan(v) else '<.001' if v < .001 else f'{v:.3f}' for v in out[k].astype(float)]
-    out.insert(list(t.columns).index('estimate'), 'estimate [95 %]', cells)
+    for k in out.columns.intersection(['p', 'p_holm']): out[k] = [_p_text(v) for v in out[k].astype(float)]
+    out.insert(list(t.columns).index('estimate'), 'estimate [95 %]', _texts(t, digits))
     return out
+
+# %% ../../nbs/05_calibration_fairness.ipynb #ad13e2b5
+BEFORE, AFTER, OTHER = '#D55E00', '#0072B2', '#009E73'
+
+def _tidy(ax): ax.spines[['top', 'right']].set_visible(False); return ax
 
 # %% ../../nbs/05_calibration_fairness.ipynb #391186a8
 def _records(folder):
@@ -52,6 +64,23 @@ def _records(folder):
 
 def _line(r): return f'{r.id} (data {r.info["data"]["name"]}, fusion {r.params.get("fusion")}, seed {r.params.get("seed")})'
 
+# %% ../../nbs/05_calibration_fairness.ipynb #5f778c7b
+def _only_record(dataset, fusion, records):
+    here = _records(records)
+    fits = [r for r in here if r.info['data']['name'] == dataset and r.params.get('fusion') == fusion]
+    if len(fits) == 1: return fits[0]
+    problem = f'{len(fits)} records of {dataset} with fusion {fusion!r} in {records}; name one with the parameter `run`.'
+    raise ValueError(f'{problem} There are:\n  ' + '\n  '.join(map(_line, fits or here)))
+
+# %% ../../nbs/05_calibration_fairness.ipynb #9f55b10a
+def _named_record(dataset, run, records):
+    found = read_run(project_root()/run if (project_root()/run).is_dir() else run, records)
+    home = found.info['data']['name']
+    if home != dataset: raise ValueError(f'{found.id} is a run on {home}, and `dataset` says {dataset}.')
+    if not found.finished: raise ValueError(f'{found.id} is not finished: run its chapter again, and it continues.')
+    return found
+
+# %% ../../nbs/05_calibration_fairness.ipynb #c44841de
 def find_run(
     dataset:str, # name of the cohort
     fusion:str='late', # model, where `run` is not given
@@ -59,15 +88,7 @@ def find_run(
     records='results', # folder of records; relative paths start at the project's root
 ) -> Run: # finished
     "The record by id or folder, or the only one of its data set and fusion; errors list what there is."
-    if run is None:
-        here = _records(records)
-        fits = [r for r in here if r.info['data']['name'] == dataset and r.params.get('fusion') == fusion]
-        if len(fits) == 1: return fits[0]
-        raise ValueError(f'{len(fits)} records of {dataset} with fusion {fusion!r} in {records}; name one with the parameter `run`. There are:\n  ' + '\n  '.join(map(_line, fits or here)))
-    found = read_run(project_root()/run if (project_root()/run).is_dir() else run, records)
-    if found.info['data']['name'] != dataset: raise ValueError(f'{found.id} is a run on {found.info["data"]["name"]}, and `dataset` says {dataset}.')
-    if not found.finished: raise ValueError(f'{found.id} is not finished: run its chapter again, and it continues.')
-    return found
+    return _only_record(dataset, fusion, records) if run is None else _named_record(dataset, run, records)
 
 # %% ../../nbs/05_calibration_fairness.ipynb #9d7cf6d0
 def cohort_of(
@@ -81,20 +102,34 @@ def cohort_of(
     return c
 
 # %% ../../nbs/05_calibration_fairness.ipynb #cbfa815d
+def _encoder_line(run):
+    e = run.info['encoder'] or {}
+    if not e: return f'{run.params.get("backbone")}'
+    how = 'pretrained' if e['pretrained'] else 'from scratch'
+    return f'{run.params.get("backbone")} ({how}{", frozen" if run.params.get("freeze_encoder") else ""})'
+
+def _loss_line(p): return f'{p.get("loss", "cross_entropy")}, class weights to the power {p.get("class_weight_power", 0):g}'
+
+# %% ../../nbs/05_calibration_fairness.ipynb #2486be9a
 def run_table(
     run:Run, # finished
 ) -> pd.Series: # what it is
     "What a record says of itself."
     i, p = run.info, run.params
-    enc = i['encoder'] or {}
-    weights = '' if not enc else f' ({"pretrained" if enc["pretrained"] else "from scratch"}{", frozen" if p.get("freeze_encoder") else ""})'
-    return pd.Series({
-        'data': i['data']['name'] + (' (SIMULATED)' if i['data']['simulated'] else ''), 'encoder': f'{p.get("backbone")}{weights}',
-        'fusion': p.get('fusion'), 'metadata': p.get('features'), 'loss': f'{p.get("loss", "cross_entropy")}, class weights to the power {p.get("class_weight_power", 0):g}',
-        'sampler': p.get('sampler', 'shuffle'), 'split': f'{i["split"]["name"]} ({i["split"]["kind"]})', 'seed': p.get('seed'),
-        'device': i['environment']['device']}, name='record')
+    data = i['data']['name'] + (' (SIMULATED)' if i['data']['simulated'] else '')
+    model = dict(encoder=_encoder_line(run), fusion=p.get('fusion'), metadata=p.get('features'))
+    training = dict(loss=_loss_line(p), sampler=p.get('sampler', 'shuffle'), split=f'{i["split"]["name"]} ({i["split"]["kind"]})')
+    return pd.Series(dict(data=data, **model, **training, seed=p.get('seed'), device=i['environment']['device']), name='record')
 
 # %% ../../nbs/05_calibration_fairness.ipynb #522218a3
+def _with_labels(run, p, cohort):
+    p = p[['image_id', 'fold', 'split', *(c for c in p if c.startswith('p_'))]]
+    absent = set(p.image_id) - set(cohort.table.image_id)
+    if not absent: return p.merge(cohort.table.drop(columns='path'), on='image_id', validate='one_to_one')
+    remedy = f'Complete it with `skincancer_download {cohort.name}`.'
+    raise DataError(f'{len(absent)} images of {run.id} are not in this copy of {cohort.name}, such as {sorted(absent)[0]}. {remedy}')
+
+# %% ../../nbs/05_calibration_fairness.ipynb #924c2cc3
 def side_table(
     run:Run, # finished
     side:str, # 'valid', 'test', or 'external:<cohort>'
@@ -104,12 +139,7 @@ def side_table(
     p = pd.read_parquet(run.folder/'predictions.parquet')
     sides, p = sorted(p.split.unique()), p[p.split == side].reset_index(drop=True)
     if not len(p): raise ValueError(f'{run.id} has no predictions of {side!r}; it has {", ".join(sides)}.')
-    if 'label' in p and p.label.notna().all(): return p
-    t = cohort.table.drop(columns='path')
-    p = p[['image_id', 'fold', 'split', *(c for c in p if c.startswith('p_'))]]
-    if absent := set(p.image_id) - set(t.image_id):
-        raise DataError(f'{len(absent)} images of {run.id} are not in this copy of {cohort.name}, such as {sorted(absent)[0]}. Complete it with `skincancer_download {cohort.name}`.')
-    return p.merge(t, on='image_id', validate='one_to_one')
+    return p if 'label' in p and p.label.notna().all() else _with_labels(run, p, cohort)
 
 # %% ../../nbs/05_calibration_fairness.ipynb #59423373
 def melanoma_and_nevus(
@@ -124,6 +154,18 @@ def melanoma_and_nevus(
 # %% ../../nbs/05_calibration_fairness.ipynb #d7fe7cd8
 def _basis(y, groups): return min(len(set(groups[y == c])) for c in (0, 1))
 
+def _ranking(specificity, min_tpr):
+    sens = f'sensitivity at specificity {specificity:g}, own curve'
+    return {'AUC': lambda y, p, w: weighted_scores(y, p, w, ['auc:1'])['auc:1'],
+            f'partial AUC, TPR over {min_tpr:g}': lambda y, p, w: partial_auc(y, p[:, 1], min_tpr, w),
+            sens: lambda y, p, w: sensitivity_at_specificity(y, p[:, 1], specificity, w)}
+
+# %% ../../nbs/05_calibration_fairness.ipynb #9d48d919
+def _operating_point(y, hit, groups, n_boot):
+    rates = cal.rate_intervals(hit, y, 2, groups, n_boot).iloc[::-1].rename(columns=dict(rate='estimate', groups='n_groups'))
+    return rates.assign(metric=['sensitivity, validation threshold', 'specificity, validation threshold'])
+
+# %% ../../nbs/05_calibration_fairness.ipynb #9f90abde
 def binary_scores(
     y, # truth (n,), 0 or 1
     score, # probability of 1 (n,)
@@ -135,13 +177,22 @@ def binary_scores(
 ) -> pd.DataFrame: # metric, estimate, low, high, n, n_groups
     "Ranking and operating point of a score, with cluster intervals (partial AUC: ISIC 2024)."
     y = np.asarray(y).astype(int)
-    metrics = {'AUC': lambda y, p, w: weighted_scores(y, p, w, ['auc:1'])['auc:1'], f'partial AUC, TPR over {min_tpr:g}': lambda y, p, w: partial_auc(y, p[:, 1], min_tpr, w),
-               f'sensitivity at specificity {specificity:g}, own curve': lambda y, p, w: sensitivity_at_specificity(y, p[:, 1], specificity, w)}
-    ranked = cluster_bootstrap(y, np.c_[1 - score, score], groups, metrics, n_boot)[['metric', 'estimate', 'low', 'high']].assign(n=len(y), n_groups=_basis(y, groups))
-    rates = cal.rate_intervals((score >= threshold) == y, y, 2, groups, n_boot).iloc[::-1].rename(columns=dict(rate='estimate', groups='n_groups'))
-    return pd.concat([ranked, rates.assign(metric=['sensitivity, validation threshold', 'specificity, validation threshold'])], ignore_index=True)[list(ranked)]
+    ranked = cluster_bootstrap(y, np.c_[1 - score, score], groups, _ranking(specificity, min_tpr), n_boot)
+    ranked = ranked[['metric', 'estimate', 'low', 'high']].assign(n=len(y), n_groups=_basis(y, groups))
+    return pd.concat([ranked, _operating_point(y, (score >= threshold) == y, groups, n_boot)], ignore_index=True)[_ROW]
 
-# %% ../../nbs/05_calibration_fairness.ipynb #15c2acc4
+# %% ../../nbs/05_calibration_fairness.ipynb #82bfc900
+def _benefit_and_gain(y, flag, odds, w):
+    "Net benefit (replicates in `w`, thresholds) and its distance to the better simple rule."
+    model = w @ (flag*y).T - odds*(w @ (flag*(1 - y)).T)
+    return model, model - np.maximum(0, (w @ y)[:, None] - odds*(w @ (1 - y))[:, None])
+
+def _gain_interval(y, p, t, groups, n_boot):
+    flag, odds, w = p >= t[:, None], t/(1 - t), bootstrap_weights(groups, n_boot)
+    gain = _benefit_and_gain(y, flag, odds, np.full((1, len(y)), 1/len(y)))[1][0]
+    return gain, *np.quantile(np.stack(_benefit_and_gain(y, flag, odds, w/w.sum(1, keepdims=True))), [.025, .975], axis=1)
+
+# %% ../../nbs/05_calibration_fairness.ipynb #3fb00cb5
 def net_benefit(
     y, # truth (n,), 0 or 1
     p, # probability of 1 (n,)
@@ -150,39 +201,47 @@ def net_benefit(
     n_boot:int=2000, # replicates
 ) -> pd.DataFrame: # threshold, model, treat_all, model_low, model_high, gain over the better simple rule: estimate, low, high
     "Decision curve with cluster intervals (Vickers and Elkin 2006)."
-    t, y, groups = np.arange(2, 61)/100 if thresholds is None else np.asarray(thresholds, float), np.asarray(y).astype(int), np.asarray(groups)
-    flag, odds, w = p >= t[:, None], t/(1 - t), bootstrap_weights(groups, n_boot)
-    w = w/w.sum(1, keepdims=True)
-    def both(w):
-        model = w @ (flag*y).T - odds*(w @ (flag*(1 - y)).T)
-        return model, model - np.maximum(0, (w @ y)[:, None] - odds*(w @ (1 - y))[:, None])
-    (m,), (gain,) = both(np.full((1, len(y)), 1/len(y)))
-    low, high = np.quantile(np.stack(both(w)), [.025, .975], axis=1)
-    curve = decision_curve(y, p, t)[['threshold', 'model', 'treat_all']]
-    return curve.assign(model_low=low[0], model_high=high[0], estimate=gain, low=low[1], high=high[1], n=len(y), n_groups=_basis(y, groups))
+    y, groups = np.asarray(y).astype(int), np.asarray(groups)
+    t = np.arange(2, 61)/100 if thresholds is None else np.asarray(thresholds, float)
+    gain, low, high = _gain_interval(y, p, t, groups, n_boot)
+    curve = decision_curve(y, p, t)[['threshold', 'model', 'treat_all']].assign(model_low=low[0], model_high=high[0])
+    return curve.assign(estimate=gain, low=low[1], high=high[1], n=len(y), n_groups=_basis(y, groups))
 
 # %% ../../nbs/05_calibration_fairness.ipynb #09b6e159
 def split_of(
     run:Run, # finished
 ) -> Split: # ids of the three sides
     "The split of a run, from its own folder or from the published ones beside it."
-    at = [run.folder/'split.json', run.folder.parent/'splits'/f'{run.info["data"]["name"]}-{run.info["split"]["sha256"][:12]}.json']
+    name = f'{run.info["data"]["name"]}-{run.info["split"]["sha256"][:12]}.json'
+    at = [run.folder/'split.json', run.folder.parent/'splits'/name]
     for f in at:
         if f.is_file(): return Split.load(f)
     raise FileNotFoundError(f'No split of {run.id}: neither {at[0]} nor {at[1]} is there.')
 
+# %% ../../nbs/05_calibration_fairness.ipynb #999e681e
+def _plain(p): return p.get('sampler', 'shuffle') == 'shuffle' and p.get('loss', 'cross_entropy') in ('cross_entropy', 'focal', 'smoothed')
+
+# %% ../../nbs/05_calibration_fairness.ipynb #723f243c
 def trained_prior(
     run:Run, # finished
     cohort:Cohort, # labels of the training side
 ) -> np.ndarray: # (k,), sums to one
-    "The class prior that a run was trained for: frequencies times loss weights, or uniform where a balanced sampler or a margin loss evens them out."
+    "The class prior that a run was trained for: frequencies times loss weights, or uniform where sampler or loss evens them out."
     labels = cohort.table.set_index('image_id').label.loc[split_of(run).train]
     frequency = labels.value_counts(normalize=True).reindex(cohort.classes, fill_value=0).to_numpy()
-    plain = run.params.get('sampler', 'shuffle') == 'shuffle' and run.params.get('loss', 'cross_entropy') in ('cross_entropy', 'focal', 'smoothed')
-    if not plain: return np.full(len(frequency), 1/len(frequency))
+    if not _plain(run.params): return np.full(len(frequency), 1/len(frequency))
     return cal.weighted_prior(frequency, frequency**-run.params.get('class_weight_power', 0.))
 
-# %% ../../nbs/05_calibration_fairness.ipynb #143d777e
+# %% ../../nbs/05_calibration_fairness.ipynb #8a82bc29
+def _folds(y, p, groups, folds):
+    from sklearn.model_selection import StratifiedGroupKFold
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)      # a class rarer than the folds; what matters is checked by `fit`
+        return list(StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(p, y, groups))
+
+def _settings(name, train_prior): return dict(train_prior=train_prior) if name == 'prior' else {}
+
+# %% ../../nbs/05_calibration_fairness.ipynb #71133d83
 def cross_calibrate(
     y, # true codes (n,)
     p, # probabilities (n, k)
@@ -192,13 +251,15 @@ def cross_calibrate(
     **kwargs # settings of the calibrator
 ) -> np.ndarray: # (n, k): each row calibrated by a map fitted without its group's fold
     "Out-of-fold calibrated probabilities."
-    from sklearn.model_selection import StratifiedGroupKFold
     q = np.empty_like(p)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning)      # a class rarer than the folds; what matters is checked by `fit`
-        cuts = list(StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(p, y, groups))
-    for fit, use in cuts: q[use] = cal.fit_calibrator(name, y[fit], p[fit], **kwargs).transform(p[use])
+    for fit, use in _folds(y, p, groups, folds): q[use] = cal.fit_calibrator(name, y[fit], p[fit], **kwargs).transform(p[use])
     return q
+
+# %% ../../nbs/05_calibration_fairness.ipynb #143d777e
+def _candidate(y, q, groups, n_boot):
+    s, b = cal.calibration_scores(y, q, groups), cluster_bootstrap(y, q, groups, ['nll'], n_boot).iloc[0]
+    errors = {k: s[k] for k in ('brier', 'top_label_ece', 'classwise_ece', 'smooth_ece')}
+    return dict(estimate=b.estimate, low=b.low, high=b.high, **errors, note='')
 
 # %% ../../nbs/05_calibration_fairness.ipynb #1714c801
 def calibrator_table(
@@ -207,17 +268,24 @@ def calibrator_table(
     groups, # lesion or patient (n,)
     train_prior, # from `trained_prior`
     n_boot:int=2000, # replicates
-) -> tuple: # table indexed by calibrator (cross-validated NLL with interval, Brier, calibration errors, note), {name: out-of-fold probabilities}
+) -> tuple: # table by calibrator (cross-validated NLL with interval, Brier, calibration errors, note), {name: out-of-fold probabilities}
     "Compare calibrators by grouped cross-validation within the validation side."
     rows, held = {}, {}
     for name in cal.CALIBRATORS:
-        try: held[name] = q = cross_calibrate(y, p, groups, name, **(dict(train_prior=train_prior) if name == 'prior' else {}))
+        try: held[name] = cross_calibrate(y, p, groups, name, **_settings(name, train_prior))
         except ValueError as e: rows[name] = dict(estimate=np.nan, low=np.nan, high=np.nan, note=str(e)); continue
-        s, b = cal.calibration_scores(y, q, groups), cluster_bootstrap(y, q, groups, ['nll'], n_boot).iloc[0]
-        rows[name] = dict(estimate=b.estimate, low=b.low, high=b.high, **{k: s[k] for k in ('brier', 'top_label_ece', 'classwise_ece', 'smooth_ece')}, note='')
+        rows[name] = _candidate(y, held[name], groups, n_boot)
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('calibrator'), held
 
-# %% ../../nbs/05_calibration_fairness.ipynb #c9f95595
+# %% ../../nbs/05_calibration_fairness.ipynb #19554d46
+_OF = dict(p='before', p2='after', difference='difference')
+
+def _each(f): return lambda y, p, w: np.array([f(y, p, sample_weight=v) for v in w])
+def _part(k): return lambda y, p, sample_weight: cal.brier_decomposition(y, p, sample_weight=sample_weight)[k]
+
+_SLOW = dict(smooth_ece=_each(cal.smooth_ece), reliability=_each(_part('reliability')), resolution=_each(_part('resolution')))
+
+# %% ../../nbs/05_calibration_fairness.ipynb #a8f9df00
 def calibration_change(
     y, # true codes (n,)
     p, # probabilities before (n, k)
@@ -226,13 +294,12 @@ def calibration_change(
     n_boot:int=2000, # replicates; at most 500 for the last three, which are computed one replicate at a time
 ) -> pd.DataFrame: # metric, of (before, after, difference), estimate, low, high, p_value, n, n_groups
     "What calibration changes, with paired cluster intervals."
-    each = lambda f: lambda y, p, w: np.array([f(y, p, sample_weight=v) for v in w])
-    part = lambda k: lambda y, p, sample_weight: cal.brier_decomposition(y, p, sample_weight=sample_weight)[k]
-    slow = dict(smooth_ece=each(cal.smooth_ece), reliability=each(part('reliability')), resolution=each(part('resolution')))
-    t = pd.concat([cal.calibration_intervals(y, p, groups, p2=q, n_boot=n_boot), cluster_bootstrap(y, p, groups, slow, min(n_boot, 500), p2=q)])
-    t['of'] = t['of'].map(dict(p='before', p2='after', difference='difference'))
+    slow = cluster_bootstrap(y, p, groups, _SLOW, min(n_boot, 500), p2=q)
+    t = pd.concat([cal.calibration_intervals(y, p, groups, p2=q, n_boot=n_boot), slow])
+    t = t.assign(of=t['of'].map(_OF))
     return t[['metric', 'of', 'estimate', 'low', 'high', 'p_value', 'n', 'n_groups']].reset_index(drop=True)
 
+# %% ../../nbs/05_calibration_fairness.ipynb #c9f95595
 def show_change(
     t:pd.DataFrame, # from `calibration_change`
 ) -> pd.DataFrame: # one row per metric
@@ -241,6 +308,16 @@ def show_change(
     return wide.rename_axis(columns=None).assign(n=t.n.iloc[0], n_groups=t.n_groups.iloc[0])
 
 # %% ../../nbs/05_calibration_fairness.ipynb #12befef1
+def _class_ece(y, p, q, classes, groups, n_boot):
+    one = lambda i: lambda y, p, w: cal.binary_ece(y == i, p[:, i].clip(0, 1), groups=groups, sample_weight=w)
+    t = cluster_bootstrap(y, p, groups, {c: one(i) for i, c in enumerate(classes)}, n_boot, p2=q).assign(n_groups=LEAST)
+    return show(t).pivot(index='metric', columns='of', values='estimate [95 %]').loc[list(classes)]
+
+def _class_rates(y, k, groups, n_boot):
+    rates = pd.concat([cal.rate_intervals(y == i, 0*y, 1, groups, n_boot) for i in range(k)])
+    return show(rates.rename(columns=dict(rate='estimate')))['estimate [95 %]'].to_numpy()
+
+# %% ../../nbs/05_calibration_fairness.ipynb #78eb2938
 def class_calibration(
     y, # true codes (n,)
     p, # probabilities before (n, k)
@@ -250,18 +327,20 @@ def class_calibration(
     n_boot:int=2000, # replicates
 ) -> pd.DataFrame: # indexed by class: n, frequency, mean probability before and after, ECE before and after, as text
     "Frequency, mean probability and debiased calibration error of each class, with cluster intervals."
-    one = lambda i: lambda y, p, w: cal.binary_ece(y == i, p[:, i].clip(0, 1), groups=groups, sample_weight=w)
-    t = cluster_bootstrap(y, p, groups, {c: one(i) for i, c in enumerate(classes)}, n_boot, p2=q).assign(n_groups=LEAST)
-    ece = show(t).pivot(index='metric', columns='of', values='estimate [95 %]').loc[list(classes)]
-    rate = pd.concat([cal.rate_intervals(y == i, 0*y, 1, groups, n_boot) for i in range(len(classes))]).rename(columns=dict(rate='estimate'))
-    return pd.DataFrame(dict(n=np.bincount(y, minlength=len(classes)), frequency=show(rate)['estimate [95 %]'].to_numpy(), mean_before=p.mean(0).round(3), mean_after=q.mean(0).round(3),
-                             ece_before=ece['p'].to_numpy(), ece_after=ece['p2'].to_numpy()), index=pd.Index(classes, name='class'))
+    ece, k = _class_ece(y, p, q, classes, groups, n_boot), len(classes)
+    means = dict(mean_before=p.mean(0).round(3), mean_after=q.mean(0).round(3))
+    errors = dict(ece_before=ece['p'].to_numpy(), ece_after=ece['p2'].to_numpy())
+    counts = dict(n=np.bincount(y, minlength=k), frequency=_class_rates(y, k, groups, n_boot))
+    return pd.DataFrame(counts | means | errors, index=pd.Index(classes, name='class'))
 
 # %% ../../nbs/05_calibration_fairness.ipynb #27ad3a65
-BEFORE, AFTER, OTHER = '#D55E00', '#0072B2', '#009E73'
+def _reliability_panel(ax, title, y, both, groups, n_boot):
+    ax.set_prop_cycle(color=[BEFORE, AFTER])
+    for p, label in zip(both, ('before', 'after')): cal.plot_reliability(cal.reliability_table(y, p, 10, groups, n_boot), ax, label)
+    _tidy(ax).set_title(title, fontsize=10)
+    ax.legend(frameon=False, fontsize=8, loc='upper left')
 
-def _tidy(ax): ax.spines[['top', 'right']].set_visible(False); return ax
-
+# %% ../../nbs/05_calibration_fairness.ipynb #9095230a
 def plot_calibration(
     panels:dict, # title -> (y, before, after), as `reliability_table` takes them
     groups, # lesion or patient (n,)
@@ -269,28 +348,31 @@ def plot_calibration(
 ): # the axes
     "Reliability diagrams before and after calibration, side by side."
     _, axes = plt.subplots(1, len(panels), figsize=(3.7*len(panels), 3.7), layout='constrained', squeeze=False)
-    for ax, (title, (y, *both)) in zip(axes[0], panels.items()):
-        ax.set_prop_cycle(color=[BEFORE, AFTER])
-        for p, label in zip(both, ('before', 'after')): cal.plot_reliability(cal.reliability_table(y, p, 10, groups, n_boot), ax, label)
-        _tidy(ax).set_title(title, fontsize=10)
-        ax.legend(frameon=False, fontsize=8, loc='upper left')
+    for ax, (title, (y, *both)) in zip(axes[0], panels.items()): _reliability_panel(ax, title, y, both, groups, n_boot)
     return axes[0]
 
 # %% ../../nbs/05_calibration_fairness.ipynb #5387965b
+def _benefit_band(ax, label, t, colour):
+    ax.plot(t.threshold, t.model, color=colour, label=label)
+    ax.fill_between(t.threshold, t.model_low, t.model_high, color=colour, alpha=.15, lw=0)
+
+def _simple_rules(ax, t, top):
+    ax.plot(t.threshold, t.treat_all, '--', color='.4', lw=1, label='biopsy everyone')
+    ax.axhline(0, ls=':', color='.4', lw=1, label='biopsy no one')
+    ax.set(xlabel='risk at which one acts', ylabel='net benefit per image')
+    ax.set(ylim=(-.25*top, 1.05*top), xlim=(t.threshold.min(), t.threshold.max()))
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+# %% ../../nbs/05_calibration_fairness.ipynb #5e1b96a5
 def plot_net_benefit(
     curves:dict, # label -> table from `net_benefit`
     ax=None, # axes to draw on
 ): # the axes
     "Decision curves with their intervals and the two simple rules."
     ax = _tidy(ax or plt.subplots(figsize=(5.8, 3.4), layout='constrained')[1])
-    for (label, t), colour in zip(curves.items(), (BEFORE, AFTER, OTHER)):
-        ax.plot(t.threshold, t.model, color=colour, label=label)
-        ax.fill_between(t.threshold, t.model_low, t.model_high, color=colour, alpha=.15, lw=0)
-    ax.plot(t.threshold, t.treat_all, '--', color='.4', lw=1, label='biopsy everyone'); ax.axhline(0, ls=':', color='.4', lw=1, label='biopsy no one')
-    top = max(o.model_high.max() for o in curves.values())
-    ax.set(xlabel='risk at which one acts', ylabel='net benefit per image', ylim=(-.25*top, 1.05*top), xlim=(t.threshold.min(), t.threshold.max()))
-    ax.legend(frameon=False, fontsize=8)
-    return ax
+    for (label, t), colour in zip(curves.items(), (BEFORE, AFTER, OTHER)): _benefit_band(ax, label, t, colour)
+    return _simple_rules(ax, t, max(o.model_high.max() for o in curves.values()))
 
 # %% ../../nbs/05_calibration_fairness.ipynb #284ac2df
 def mean_interval(
@@ -305,6 +387,22 @@ def mean_interval(
     return dict(estimate=v[inside].mean(), **dict(zip(('low', 'high'), np.quantile(reps, [.025, .975]))))
 
 # %% ../../nbs/05_calibration_fairness.ipynb #e1e42ab7
+def _sizes(y, size, index, w):
+    parts = [np.full(len(y), True), *(y == i for i in range(len(index) - 1))]
+    t = pd.DataFrame([mean_interval(size, r, w) for r in parts], index=index)
+    return t.rename(columns=dict(estimate='size', low='size_low', high='size_high'))
+
+def _calibrated_on(y, groups, k): return [len(set(groups)), *(len(set(groups[y == i])) for i in range(k))]
+
+# %% ../../nbs/05_calibration_fairness.ipynb #67b90c3b
+def _method_sets(method, promise, valid, test, classes, alpha, w):
+    y, p, g = test
+    sets = unc.Conformal(method, alpha, promise == 'by class').fit(*valid).sets(p)
+    t = unc.set_coverage(y, sets, classes, g, len(w)).rename(columns=dict(groups='n_groups')).drop(columns=['size', 'empty'])
+    t = t.join(_sizes(y, sets.sum(1), t.index, w)).assign(method=method.upper(), promise=promise)
+    return t.assign(calibrated_on=_calibrated_on(valid[0], valid[2], len(classes))).reset_index()
+
+# %% ../../nbs/05_calibration_fairness.ipynb #3fe419a0
 def conformal_table(
     valid, # (y, p, groups) of the calibration side
     test, # (y, p, groups) of the test side
@@ -313,52 +411,71 @@ def conformal_table(
     n_boot:int=2000, # replicates
 ) -> pd.DataFrame: # method, promise, class, n, n_groups, calibrated_on, coverage and size with low and high, single
     "Coverage and size of the sets of every method, marginal and class-conditional, for all images and for each class."
-    (y, p, g), w, out = test, bootstrap_weights(test[2], n_boot), []
-    rows = {'all': np.full(len(y), True)} | {c: y == i for i, c in enumerate(classes)}
-    for method in unc.CONFORMAL:
-        for promise in ('marginal', 'by class'):
-            c = unc.Conformal(method, alpha, promise == 'by class').fit(*valid)
-            sets = c.sets(p)
-            t = unc.set_coverage(y, sets, classes, g, n_boot).rename(columns=dict(groups='n_groups')).drop(columns=['size', 'empty'])
-            size = pd.DataFrame([mean_interval(sets.sum(1), r, w) for r in rows.values()], index=t.index).rename(columns=lambda k: 'size' if k == 'estimate' else f'size_{k}')
-            used = [len(set(valid[2])), *(len(set(valid[2][valid[0] == i])) for i in range(len(classes)))]
-            out.append(t.join(size).assign(method=method.upper(), promise=promise, calibrated_on=used).reset_index())
-    return pd.concat(out, ignore_index=True)
+    ways, w = [(m, o) for m in unc.CONFORMAL for o in ('marginal', 'by class')], bootstrap_weights(test[2], n_boot)
+    return pd.concat([_method_sets(m, o, valid, test, classes, alpha, w) for m, o in ways], ignore_index=True)
 
-# %% ../../nbs/05_calibration_fairness.ipynb #3fe419a0
+# %% ../../nbs/05_calibration_fairness.ipynb #c2411ddf
+def _set_text(t, k, low, high):
+    return show(t[[k, low, high, 'n_groups']].set_axis(['estimate', 'low', 'high', 'n_groups'], axis=1), 2)['estimate [95 %]']
+
 def show_sets(
     t:pd.DataFrame, # from `conformal_table`
 ) -> pd.DataFrame: # coverage and size as text
     "The table of prediction sets as text."
-    part = lambda k, l, h: show(t[[k, l, h, 'n_groups']].set_axis(['estimate', 'low', 'high', 'n_groups'], axis=1), 2)['estimate [95 %]']
-    return t[['method', 'promise', 'class', 'n', 'n_groups', 'calibrated_on']].assign(coverage=part('coverage', 'low', 'high'), size=part('size', 'size_low', 'size_high'), single=t['single'].round(2))
+    text = dict(coverage=_set_text(t, 'coverage', 'low', 'high'), size=_set_text(t, 'size', 'size_low', 'size_high'))
+    return t[['method', 'promise', 'class', 'n', 'n_groups', 'calibrated_on']].assign(**text, single=t['single'].round(2))
 
-# %% ../../nbs/05_calibration_fairness.ipynb #beae44ab
+# %% ../../nbs/05_calibration_fairness.ipynb #db938e1a
+def _set_marks(axes, d, at, colour, promise):
+    for ax, (e, l, h) in zip(axes, (('coverage', 'low', 'high'), ('size', 'size_low', 'size_high'))):
+        ax.hlines(at, d[l], d[h], color=colour, lw=1.5)
+        ax.scatter(d[e], at, s=26, color=np.where(d.n_groups < LEAST, 'white', colour), edgecolor=colour, zorder=3)
+    axes[0].scatter([], [], color=colour, s=26, label=promise)
+
+# %% ../../nbs/05_calibration_fairness.ipynb #465cd9ee
+def _set_axes(axes, names, alpha):
+    axes[0].axvline(1 - alpha, ls='--', lw=1, color='.4')
+    axes[0].set(xlim=(-.02, 1.03), xlabel='coverage'); axes[1].set(xlabel='mean number of diagnoses in the set'); axes[1].set_xlim(left=0)
+    axes[0].set_yticks(range(len(names)), names); axes[0].invert_yaxis()
+    axes[0].legend(frameon=False, fontsize=8, loc='lower left')
+    for ax in axes: _tidy(ax).grid(axis='x', alpha=.3)
+
+# %% ../../nbs/05_calibration_fairness.ipynb #587af1bd
 def plot_sets(
     t:pd.DataFrame, # from `conformal_table`
     method:str='LAC', # which method
     alpha:float=.1, # for the line of the promise
 ): # the axes
-    "Coverage and size of the sets by class, marginal and class-conditional; hollow where fewer than twenty lesions or patients stand behind it."
+    "Coverage and size of the sets by class, marginal and class-conditional; hollow where too few lesions or patients stand behind it."
     t = t[t.method == method]
     names = list(t['class'].unique())
     _, axes = plt.subplots(1, 2, figsize=(7.6, .38*len(names) + 1.1), sharey=True, layout='constrained')
-    for (promise, d), colour, dy in zip(t.groupby('promise', sort=False), (BEFORE, AFTER), (-.14, .14)):
-        at = np.arange(len(d)) + dy
-        for ax, (e, l, h) in zip(axes, (('coverage', 'low', 'high'), ('size', 'size_low', 'size_high'))):
-            ax.hlines(at, d[l], d[h], color=colour, lw=1.5)
-            ax.scatter(d[e], at, s=26, color=np.where(d.n_groups < LEAST, 'white', colour), edgecolor=colour, zorder=3)
-        axes[0].scatter([], [], color=colour, s=26, label=promise)
-    axes[0].axvline(1 - alpha, ls='--', lw=1, color='.4'); axes[0].set(xlim=(-.02, 1.03), xlabel='coverage'); axes[1].set(xlabel='mean number of diagnoses in the set'); axes[1].set_xlim(left=0)
-    axes[0].set_yticks(range(len(names)), names); axes[0].invert_yaxis(); axes[0].legend(frameon=False, fontsize=8, loc='lower left')
-    for ax in axes: _tidy(ax).grid(axis='x', alpha=.3)
+    looks = zip(t.groupby('promise', sort=False), (BEFORE, AFTER), (-.14, .14))
+    for (promise, d), colour, dy in looks: _set_marks(axes, d, np.arange(len(d)) + dy, colour, promise)
+    _set_axes(axes, names, alpha)
     return axes
 
-# %% ../../nbs/05_calibration_fairness.ipynb #8fcf89a7
-def _rate_row(metric, hit, inside, groups, w):
-    exact = cal.rate_intervals(hit[inside], 0*hit[inside].astype(int), 1, groups[inside], len(w)).iloc[0] if len(set(groups[inside])) > 1 else dict(rate=np.nan, low=np.nan, high=np.nan)
-    return dict(metric=metric, estimate=exact['rate'], low=exact['low'], high=exact['high'], n=int(inside.sum()), n_groups=len(set(groups[inside])))
+# %% ../../nbs/05_calibration_fairness.ipynb #ac680872
+def _rate_row(metric, hit, inside, groups, n_boot):
+    units, r = len(set(groups[inside])), dict(rate=np.nan, low=np.nan, high=np.nan)
+    if units > 1: r = cal.rate_intervals(hit[inside], 0*hit[inside].astype(int), 1, groups[inside], n_boot).iloc[0]
+    return dict(metric=metric, estimate=r['rate'], low=r['low'], high=r['high'], n=int(inside.sum()), n_groups=units)
 
+def _risk_areas(y, p, score, groups, n_boot):
+    area = lambda f: lambda y, p, w: f(y, p, score, w)
+    return cluster_bootstrap(y, p, groups, dict(AURC=area(unc.aurc), **{'E-AURC': area(unc.e_aurc)}), n_boot)[_ROW].to_dict('records')
+
+# %% ../../nbs/05_calibration_fairness.ipynb #3df2a3f9
+def _rule_rows(wrong, kept, groups, n_boot):
+    whole = np.full(len(wrong), True)
+    parts = {'error rate, all': whole, 'error rate, kept': kept, 'error rate, passed on': ~kept}
+    return [_rate_row('share kept', kept, whole, groups, n_boot), *(_rate_row(k, wrong, m, groups, n_boot) for k, m in parts.items())]
+
+def _selective_rows(y, groups, p, score, held, keep, n_boot):
+    kept = score >= np.quantile(held, 1 - keep)
+    return _risk_areas(y, p, score, groups, n_boot) + _rule_rows(decide(p) != y, kept, groups, n_boot)
+
+# %% ../../nbs/05_calibration_fairness.ipynb #a90915b8
 def selective_table(
     y, # true codes of the test side (n,)
     groups, # lesion or patient (n,)
@@ -367,30 +484,27 @@ def selective_table(
     n_boot:int=2000, # replicates
 ) -> pd.DataFrame: # confidence, metric, estimate, low, high, n, n_groups
     "AURC and E-AURC (Geifman et al. 2019), and the rule that keeps a fixed share, with cluster intervals."
-    rows, w = [], bootstrap_weights(groups, n_boot)
-    for name, (p, score, held) in confidences.items():
-        area = lambda f: lambda y, p, w: f(y, p, score, w)
-        t = cluster_bootstrap(y, p, groups, dict(AURC=area(unc.aurc), **{'E-AURC': area(unc.e_aurc)}), n_boot)
-        rows += t[['metric', 'estimate', 'low', 'high', 'n', 'n_groups']].to_dict('records')
-        kept, wrong = score >= np.quantile(held, 1 - keep), decide(p) != y
-        whole = np.full(len(y), True)
-        rows += [_rate_row('share kept', kept, whole, groups, w), _rate_row('error rate, all', wrong, whole, groups, w),
-                 _rate_row('error rate, kept', wrong, kept, groups, w), _rate_row('error rate, passed on', wrong, ~kept, groups, w)]
-        for r in rows[-6:]: r['confidence'] = name
-    return pd.DataFrame(rows)[['confidence', 'metric', 'estimate', 'low', 'high', 'n', 'n_groups']]
+    rows = [dict(confidence=k, **r) for k, c in confidences.items() for r in _selective_rows(y, groups, *c, keep, n_boot)]
+    return pd.DataFrame(rows)[['confidence', *_ROW]]
 
 # %% ../../nbs/05_calibration_fairness.ipynb #f63cf59c
-ATTRIBUTES = dict(sex=('sex', 'gender'), age_band=('age',), site=('localization', 'region'), skin_type=('fitspatrick', 'skin_type'), source=('dataset', 'clinic'))
+ATTRIBUTES = dict(sex=('sex', 'gender'), age_band=('age',), site=('localization', 'region'),
+                  skin_type=('fitspatrick', 'skin_type'), source=('dataset', 'clinic'))
+_BANDS = dict(age=fair.age_band, fitspatrick=fair.skin_type_band)
 
+# %% ../../nbs/05_calibration_fairness.ipynb #703f5431
 def with_attributes(
     table:pd.DataFrame, # predictions with clinical columns
 ) -> tuple: # the table with one column per attribute, names of the attributes that have two known values or more
     "The subgroup attributes of a cohort under common names (Fitzpatrick types and ages in bands)."
-    out, bands = table.copy(), dict(age=fair.age_band, fitspatrick=fair.skin_type_band)
+    out = table.copy()
     for name, columns in ATTRIBUTES.items():
         found = next((c for c in columns if c in table), None)
-        if found: out[name] = bands.get(found, lambda v: v.to_numpy())(table[found])
+        if found: out[name] = _BANDS.get(found, lambda v: v.to_numpy())(table[found])
     return out, [k for k in ATTRIBUTES if k in out and out[k][lambda s: s != 'unknown'].nunique() > 1]
+
+# %% ../../nbs/05_calibration_fairness.ipynb #c66c0bed
+DECISION, PROBABILITY = ('sensitivity', 'false_positive_rate', 'auc'), ('ece', 'calibration_bias')
 
 def with_proba(
     table:pd.DataFrame, # predictions
@@ -400,9 +514,7 @@ def with_proba(
     "The same table with other probabilities."
     return table.assign(**{f'p_{c}': p[:, i] for i, c in enumerate(classes)})
 
-# %% ../../nbs/05_calibration_fairness.ipynb #af505c78
-DECISION, PROBABILITY = ('sensitivity', 'false_positive_rate', 'auc'), ('ece', 'calibration_bias')
-
+# %% ../../nbs/05_calibration_fairness.ipynb #9087a649
 def subgroup_scores(
     table:pd.DataFrame, # predictions with attributes
     p, # calibrated probabilities (n, k)
@@ -417,27 +529,42 @@ def subgroup_scores(
     b = fair.subgroup_table(with_proba(table, p, classes), by, classes, PROBABILITY, n_boot, positive=positive)
     return pd.concat([a, b], ignore_index=True)
 
-# %% ../../nbs/05_calibration_fairness.ipynb #c8d967ee
+# %% ../../nbs/05_calibration_fairness.ipynb #ec65e389
+def _forest(ax, t, metric, at):
+    for r in t[(t.metric == metric) & t.estimable].itertuples():
+        i, colour = at[r.by, r.subgroup], 'k' if r.by == 'all' else AFTER
+        ax.hlines(i, r.low, r.high, color=colour, lw=1.5); ax.scatter(r.estimate, i, s=22, color=colour, zorder=3)
+        ax.annotate(f'n={r.n}', (1.01, i), xycoords=('axes fraction', 'data'), va='center', fontsize=7, color='.35')
+        if r.by == 'all': ax.axvline(r.estimate, ls=':', color='.5', lw=1)
+    _tidy(ax).set(xlabel=metric.replace('_', ' '), xlim=(-.02, 1.02)); ax.grid(axis='x', alpha=.25)
+
+# %% ../../nbs/05_calibration_fairness.ipynb #8f2d2a76
+def _estimable(t, metrics):
+    some = set(t[t.metric.isin(metrics) & t.estimable][['by', 'subgroup']].itertuples(index=False, name=None))
+    return [k for k in t[['by', 'subgroup']].drop_duplicates().itertuples(index=False, name=None) if k in some]
+
+def _subgroup_label(by, subgroup): return subgroup if by == 'all' else f'{by.replace("_", " ")}: {subgroup}'
+
+# %% ../../nbs/05_calibration_fairness.ipynb #0bb887dd
 def plot_subgroups(
     t:pd.DataFrame, # from `subgroup_scores`
     metrics=('sensitivity', 'false_positive_rate'), # one panel each
 ): # the axes
     "Estimable subgroups with intervals and n, one panel per metric; the line is the whole."
-    some = t[t.metric.isin(metrics) & t.estimable][['by', 'subgroup']].drop_duplicates()
-    names = [(b, s) for b, s in t[['by', 'subgroup']].drop_duplicates().itertuples(index=False) if ((some.by == b) & (some.subgroup == s)).any()]
-    at = {k: i for i, k in enumerate(names)}
-    _, axes = plt.subplots(1, len(metrics), figsize=(4.1*len(metrics), .24*len(names) + .9), sharey=True, layout='constrained', squeeze=False)
-    for ax, m in zip(axes[0], metrics):
-        for r in t[(t.metric == m) & t.estimable].itertuples():
-            i, colour = at[r.by, r.subgroup], 'k' if r.by == 'all' else AFTER
-            ax.hlines(i, r.low, r.high, color=colour, lw=1.5); ax.scatter(r.estimate, i, s=22, color=colour, zorder=3)
-            ax.annotate(f'n={r.n}', (1.01, i), xycoords=('axes fraction', 'data'), va='center', fontsize=7, color='.35')
-            if r.by == 'all': ax.axvline(r.estimate, ls=':', color='.5', lw=1)
-        _tidy(ax).set(xlabel=m.replace('_', ' '), xlim=(-.02, 1.02)); ax.grid(axis='x', alpha=.25)
-    axes[0][0].set_yticks(range(len(names)), [s if b == 'all' else f'{b.replace("_", " ")}: {s}' for b, s in names], fontsize=8); axes[0][0].invert_yaxis()
+    names, size = _estimable(t, metrics), 4.1*len(metrics)
+    _, axes = plt.subplots(1, len(metrics), figsize=(size, .24*len(names) + .9), sharey=True, layout='constrained', squeeze=False)
+    for ax, m in zip(axes[0], metrics): _forest(ax, t, m, {k: i for i, k in enumerate(names)})
+    axes[0][0].set_yticks(range(len(names)), [_subgroup_label(*k) for k in names], fontsize=8); axes[0][0].invert_yaxis()
     return axes[0]
 
 # %% ../../nbs/05_calibration_fairness.ipynb #8d9c3433
+def _with_holm(t):
+    "Holm's correction of column `p`, over the rows that have one."
+    ok = t.p.notna()
+    if ok.any(): t.loc[ok, 'p_holm'] = holm({str(i): v for i, v in t.p[ok].items()}).p_holm.to_numpy()
+    return t
+
+# %% ../../nbs/05_calibration_fairness.ipynb #66de8516
 def gap_scores(
     table:pd.DataFrame, # predictions with attributes
     p, # calibrated probabilities (n, k)
@@ -450,18 +577,30 @@ def gap_scores(
 ) -> pd.DataFrame: # as `gap_table`, Holm over the whole
     "Max-min gaps with their permutation null, decisions on raw and calibration on calibrated probabilities."
     how = dict(n_perm=n_perm, n_boot=n_boot, positive=positive)
-    t = pd.concat([fair.gap_table(table, by, classes, DECISION, threshold=threshold, **how), fair.gap_table(with_proba(table, p, classes), by, classes, PROBABILITY, **how)], ignore_index=True)
-    ok = t.p.notna()
-    if ok.any(): t.loc[ok, 'p_holm'] = holm({str(i): v for i, v in t.p[ok].items()}).p_holm.to_numpy()
+    a = fair.gap_table(table, by, classes, DECISION, threshold=threshold, **how)
+    b = fair.gap_table(with_proba(table, p, classes), by, classes, PROBABILITY, **how)
+    t = _with_holm(pd.concat([a, b], ignore_index=True))
     return t.sort_values('by', key=lambda s: s.map(list(by).index), kind='stable', ignore_index=True)
 
+# %% ../../nbs/05_calibration_fairness.ipynb #f2c46c66
 def show_gaps(
     t:pd.DataFrame, # from `gap_scores`
 ) -> pd.DataFrame: # gap and interval as text
     "The table of gaps as text."
-    return show(t.rename(columns=dict(gap='estimate'))).rename(columns={'estimate [95 %]': 'gap [95 %]', 'n_subgroups': 'subgroups'}).round(3).set_index(['by', 'metric'])
+    out = show(t.rename(columns=dict(gap='estimate')))
+    return out.rename(columns={'estimate [95 %]': 'gap [95 %]', 'n_subgroups': 'subgroups'}).round(3).set_index(['by', 'metric'])
 
 # %% ../../nbs/05_calibration_fairness.ipynb #2d32d02a
+_COSTS = ['by', 'own', 'metric', 'where', 'before', 'after', 'estimate', 'low', 'high', 'p']
+
+def _own_thresholds(by, valid, test, dv, dt, target, n_boot):
+    av, at = (fair.subgroups(t, by).to_numpy() for t in (valid, test))
+    th = fair.group_thresholds(dv, av, target)
+    if len(th) < 3: return None
+    one, own = replace(dt, flag=dt.score >= th[None]), replace(dt, flag=fair.apply_thresholds(dt.score, at, th))
+    return fair.cost_table(one, own, at, ['sensitivity', 'false_positive_rate'], n_boot).assign(by=by, own=len(th) - 1)
+
+# %% ../../nbs/05_calibration_fairness.ipynb #e27bc9af
 def threshold_costs(
     valid:pd.DataFrame, # predictions with attributes, for choosing
     test:pd.DataFrame, # predictions with attributes, for scoring
@@ -472,26 +611,28 @@ def threshold_costs(
     n_boot:int=2000, # replicates
 ) -> pd.DataFrame: # by, own (subgroups with a threshold of their own), metric, where, before, after, difference: estimate, low, high, p
     "Per-group thresholds of equal opportunity (Hardt et al. 2016) against one for all."
-    dv, dt, out = fair.scored(valid, classes, positive), fair.scored(test, classes, positive), []
+    dv, dt = (fair.scored(t, classes, positive) for t in (valid, test))
     target = (dv.score[dv.y] >= threshold).mean()
-    for b in by if target > 0 else []:
-        av, at = (fair.subgroups(t, b).to_numpy() for t in (valid, test))
-        th = fair.group_thresholds(dv, av, target)
-        if len(th) < 3: continue
-        one, own = replace(dt, flag=dt.score >= th[None]), replace(dt, flag=fair.apply_thresholds(dt.score, at, th))
-        out.append(fair.cost_table(one, own, at, ['sensitivity', 'false_positive_rate'], n_boot).assign(by=b, own=len(th) - 1))
-    names = ['by', 'own', 'metric', 'where', 'before', 'after', 'estimate', 'low', 'high', 'p']
-    return pd.concat(out, ignore_index=True).rename(columns=dict(difference='estimate'))[names] if out else pd.DataFrame(columns=names)
+    out = [_own_thresholds(b, valid, test, dv, dt, target, n_boot) for b in by] if target > 0 else []
+    out = [t for t in out if t is not None]
+    return pd.concat(out, ignore_index=True).rename(columns=dict(difference='estimate'))[_COSTS] if out else pd.DataFrame(columns=_COSTS)
 
+# %% ../../nbs/05_calibration_fairness.ipynb #b495a9a1
 def show_costs(
     t:pd.DataFrame, # from `threshold_costs`
     where=('all', 'gap'), # which rows
 ) -> pd.DataFrame: # difference as text
     "What a remedy changes, as text."
     t = t[t['where'].isin(where)]
-    return show(t).rename(columns={'estimate [95 %]': 'difference [95 %]'}).round(3).set_index([c for c in ('by', 'metric', 'where') if c in t])
+    out = show(t).rename(columns={'estimate [95 %]': 'difference [95 %]'}).round(3)
+    return out.set_index([c for c in ('by', 'metric', 'where') if c in t])
 
 # %% ../../nbs/05_calibration_fairness.ipynb #b7a7734e
+def _decided(valid, test, classes, positive, specificity):
+    v = fair.scored(valid, classes, positive)
+    return fair.scored(test, classes, positive, threshold_at_specificity(v.y.astype(int), v.score, specificity))
+
+# %% ../../nbs/05_calibration_fairness.ipynb #be6a9e48
 def remedy_costs(
     before, # (validation, test) tables of the run, the test one with attributes
     after, # (validation, test) tables of the mitigated run
@@ -502,16 +643,18 @@ def remedy_costs(
     n_boot:int=2000, # replicates
 ) -> pd.DataFrame: # by, metric, where, before, after, difference: estimate, low, high, p
     "What a model trained with a remedy changes on the same images, each with a threshold from its own validation side."
-    def decided(valid, test):
-        v = fair.scored(valid, classes, positive)
-        return fair.scored(test, classes, positive, threshold_at_specificity(v.y.astype(int), v.score, specificity))
     test = before[1]
     other = after[1].set_index('image_id').loc[test.image_id].reset_index()
-    one, two = decided(*before), decided(after[0], other)
+    one, two = (_decided(v, t, classes, positive, specificity) for v, t in (before, (after[0], other)))
     rows = [fair.cost_table(one, two, fair.subgroups(test, b).to_numpy(), DECISION, n_boot).assign(by=b) for b in by]
-    return pd.concat(rows, ignore_index=True).rename(columns=dict(difference='estimate'))[['by', 'metric', 'where', 'before', 'after', 'estimate', 'low', 'high', 'p']]
+    return pd.concat(rows, ignore_index=True).rename(columns=dict(difference='estimate'))[[c for c in _COSTS if c != 'own']]
 
 # %% ../../nbs/05_calibration_fairness.ipynb #dca830c3
+def _taken_for(pred, pair, codes):
+    "What was decided, one column of truth values per class of the pair and one for the rest."
+    return {d: pred == j for d, j in zip(pair, codes)} | {'something else': ~np.isin(pred, codes)}
+
+# %% ../../nbs/05_calibration_fairness.ipynb #ba7c5cd4
 def pair_confusion(
     y, # true codes (n,)
     pred, # decided codes (n,)
@@ -521,10 +664,10 @@ def pair_confusion(
     n_boot:int=2000, # replicates
 ) -> pd.DataFrame: # truth, decided (each of the pair, or 'something else'), estimate, low, high, n, n_groups, images
     "What images of two classes are taken for, as shares with cluster intervals."
-    rows, w, codes = [], np.empty(n_boot), [list(classes).index(c) for c in pair]
-    for c, i in zip(pair, codes):
-        what = {d: pred == j for d, j in zip(pair, codes)} | {'something else': ~np.isin(pred, codes)}
-        rows += [dict(truth=c, decided=d, images=int((hit & (y == i)).sum()), **_rate_row(None, hit, y == i, groups, w)) for d, hit in what.items()]
+    codes = [list(classes).index(c) for c in pair]
+    what = _taken_for(pred, pair, codes)
+    row = lambda i, hit: dict(images=int((hit & (y == i)).sum()), **_rate_row(None, hit, y == i, groups, n_boot))
+    rows = [dict(truth=c, decided=d, **row(i, hit)) for c, i in zip(pair, codes) for d, hit in what.items()]
     return pd.DataFrame(rows).drop(columns='metric')
 
 # %% ../../nbs/05_calibration_fairness.ipynb #d05f18c4
@@ -537,7 +680,32 @@ def pair_score(
     a, b = (p[:, list(classes).index(c)] for c in pair)
     return np.divide(a, a + b, out=np.full(len(p), .5), where=a + b > 0)
 
-# %% ../../nbs/05_calibration_fairness.ipynb #f2d0d28a
+# %% ../../nbs/05_calibration_fairness.ipynb #5c9d9347
+def _half(ax, score, colour, sign, label):
+    bins = np.linspace(0, 1, 21)
+    h = np.histogram(score, bins)[0]/max(len(score), 1)
+    ax.bar(bins[:-1] + .025, sign*h, width=.046, color=colour, alpha=.85, label=f'{label}, n={len(score)}')
+
+def _plain_axis(axis, text): axis.set_major_formatter(lambda v, _: text.format(abs(v)))
+
+# %% ../../nbs/05_calibration_fairness.ipynb #8b05e159
+def plot_pair(
+    y, # 1 for the first of the pair (n,)
+    score, # from `pair_score` (n,)
+    pair, # two class names
+    threshold:float=None, # chosen on the validation side
+    ax=None, # axes to draw on
+): # the axes
+    "Distribution of the score in both classes, each scaled to its own number of images."
+    ax = _tidy(ax or plt.subplots(figsize=(5.8, 2.9), layout='constrained')[1])
+    for c, colour, sign in ((1, BEFORE, 1), (0, AFTER, -1)): _half(ax, score[y == c], colour, sign, pair[1 - c])
+    ax.axhline(0, color='.3', lw=.8)
+    if threshold is not None and np.isfinite(threshold): ax.axvline(threshold, ls='--', lw=1, color='.3', label='validation threshold')
+    ax.set(xlabel=f'share of {pair[0]} in the probability of both', ylabel='share of the class', xlim=(0, 1))
+    _plain_axis(ax.yaxis, '{:g}'); ax.legend(frameon=False, fontsize=8, loc='best')
+    return ax
+
+# %% ../../nbs/05_calibration_fairness.ipynb #1c0e005a
 def _numbers(table, columns):
     "Numeric columns as they are, each value of the others as 0 and 1; missing stays missing."
     for c in columns:
@@ -545,27 +713,44 @@ def _numbers(table, columns):
         if table[c].dtype.kind in 'if': yield c, table[c].to_numpy(float); continue
         for v in sorted(table[c].dropna().unique()): yield f'{c}: {v}', np.where(table[c].isna(), np.nan, (table[c] == v).to_numpy(float))
 
+# %% ../../nbs/05_calibration_fairness.ipynb #79140d3c
+def _too_few(v, a, b, groups, least):
+    some = v[a | b]
+    return min(len(set(groups[m])) for m in (a, b)) < least or (set(some) <= {0., 1.} and some.sum() < least)
+
+def _difference(v, a, b, w):
+    mean = lambda m: (w[:, m] @ v[m])/np.maximum(w[:, m].sum(1), 1)
+    d = mean(a) - mean(b)
+    low, high = np.quantile(d, [.025, .975])
+    return dict(confused=v[a].mean(), recognised=v[b].mean(), estimate=v[a].mean() - v[b].mean(), low=low, high=high,
+                n_confused=a.sum(), n_recognised=b.sum(), p=bootstrap_p(d))
+
+# %% ../../nbs/05_calibration_fairness.ipynb #9e6856a2
+_CONFUSED = ['column', 'confused', 'recognised', 'estimate', 'low', 'high', 'n_confused', 'n_recognised', 'p']
+
+# %% ../../nbs/05_calibration_fairness.ipynb #8ff14910
 def confused_table(
     table:pd.DataFrame, # images of one true class, with clinical columns
     confused, # was it taken for the other class? (n,), bool
     columns, # clinical columns
     n_boot:int=2000, # replicates
     least:int=LEAST, # images that must have a value
-) -> pd.DataFrame: # column, confused, recognised (means), difference: estimate, low, high, n_confused, n_recognised, p, p_holm; clearest first
+) -> pd.DataFrame: # means of both, difference: estimate, low, high, n_confused, n_recognised, p, p_holm; clearest first
     "How the confused differ from the recognised, column by column, with cluster intervals."
-    names, rows = ['column', 'confused', 'recognised', 'estimate', 'low', 'high', 'n_confused', 'n_recognised', 'p'], []
-    w = bootstrap_weights(table.group_id.to_numpy(), n_boot)
+    groups, rows = table.group_id.to_numpy(), []
+    w = bootstrap_weights(groups, n_boot)
     for name, v in _numbers(table, columns):
-        ok = ~np.isnan(v)
-        a, b = ok & confused, ok & ~confused
-        if min(len(set(table.group_id[m])) for m in (a, b)) < least or (set(v[ok]) <= {0., 1.} and v[ok].sum() < least): continue
-        mean = lambda m: (w[:, m] @ v[m])/np.maximum(w[:, m].sum(1), 1)
-        d = mean(a) - mean(b)
-        rows.append(dict(zip(names, (name, v[a].mean(), v[b].mean(), v[a].mean() - v[b].mean(), *np.quantile(d, [.025, .975]), a.sum(), b.sum(), bootstrap_p(d)))))
-    t = pd.DataFrame(rows, columns=names).sort_values('p', kind='stable', ignore_index=True)
+        a, b = ~np.isnan(v) & confused, ~np.isnan(v) & ~confused
+        if not _too_few(v, a, b, groups, least): rows.append(dict(column=name, **_difference(v, a, b, w)))
+    t = pd.DataFrame(rows, columns=_CONFUSED).sort_values('p', kind='stable', ignore_index=True)
     return t.assign(p_holm=holm(dict(zip(t.column, t.p))).p_holm.to_numpy() if len(t) else [])
 
-# %% ../../nbs/05_calibration_fairness.ipynb #51e6c44e
+# %% ../../nbs/05_calibration_fairness.ipynb #5fc8c923
+def _confidence(m, confidence, groups, w, sure):
+    share = (confidence[m] >= sure).mean() if m.any() else np.nan
+    return dict(**mean_interval(confidence, m, w), n=int(m.sum()), n_groups=len(set(groups[m])), sure=share)
+
+# %% ../../nbs/05_calibration_fairness.ipynb #6b975204
 def confidence_table(
     y, # true codes (n,)
     pred, # decided codes (n,)
@@ -577,45 +762,35 @@ def confidence_table(
     n_boot:int=2000, # replicates
 ) -> pd.DataFrame: # truth, decided, mean confidence: estimate, low, high, n, n_groups, sure (share)
     "Confidence of the right and wrong decisions between two classes, with cluster intervals."
-    w, rows = bootstrap_weights(groups, n_boot), []
-    for a in pair:
-        for b in (a, *[c for c in pair if c != a]):
-            m = (y == list(classes).index(a)) & (pred == list(classes).index(b))
-            rows.append(dict(truth=a, decided=b, **mean_interval(confidence, m, w), n=int(m.sum()), n_groups=len(set(groups[m])), sure=(confidence[m] >= sure).mean() if m.any() else np.nan))
-    return pd.DataFrame(rows)
+    w, code = bootstrap_weights(groups, n_boot), {c: list(classes).index(c) for c in pair}
+    cells = [(a, b) for a in pair for b in (a, *[c for c in pair if c != a])]
+    cell = lambda a, b: _confidence((y == code[a]) & (pred == code[b]), confidence, groups, w, sure)
+    return pd.DataFrame([dict(truth=a, decided=b, **cell(a, b)) for a, b in cells])
 
-# %% ../../nbs/05_calibration_fairness.ipynb #6b975204
-def plot_pair(
-    y, # 1 for the first of the pair (n,)
-    score, # from `pair_score` (n,)
-    pair, # two class names
-    threshold:float=None, # chosen on the validation side
-    ax=None, # axes to draw on
-): # the axes
-    "Distribution of the score in both classes, each scaled to its own number of images."
-    ax = _tidy(ax or plt.subplots(figsize=(5.8, 2.9), layout='constrained')[1])
-    bins = np.linspace(0, 1, 21)
-    for c, colour, side in ((1, BEFORE, 1), (0, AFTER, -1)):
-        h = np.histogram(score[y == c], bins)[0]/max((y == c).sum(), 1)
-        ax.bar(bins[:-1] + .025, side*h, width=.046, color=colour, alpha=.85, label=f'{pair[1 - c]}, n={int((y == c).sum())}')
-    ax.axhline(0, color='.3', lw=.8)
-    if threshold is not None and np.isfinite(threshold): ax.axvline(threshold, ls='--', lw=1, color='.3', label='validation threshold')
-    ax.set(xlabel=f'share of {pair[0]} in the probability of both', ylabel='share of the class', xlim=(0, 1))
-    ax.yaxis.set_major_formatter(lambda v, _: f'{abs(v):g}'); ax.legend(frameon=False, fontsize=8, loc='best')
-    return ax
-
-# %% ../../nbs/05_calibration_fairness.ipynb #1c0e005a
+# %% ../../nbs/05_calibration_fairness.ipynb #828a7dd3
 _OF_METADATA = {'fusion', 'features', 'modality_dropout', 'permute_metadata', 'width', 'heads', 'external', 'n_boot'}
 
+def _twins(r, run):
+    shared = (r.params.keys() & run.params.keys()) - _OF_METADATA
+    return r.info['split']['sha256'] == run.info['split']['sha256'] and r.id != run.id and all(r.params[k] == run.params[k] for k in shared)
+
+# %% ../../nbs/05_calibration_fairness.ipynb #9764ad42
 def image_only(
     run:Run, # with metadata
     records='results', # folder of records
 ) -> Run: # the image-only counterpart, or None unless exactly one fits
     "The record that differs from a run in seeing no metadata: same split, and the same in all other parameters that both have."
-    same = lambda r: all(r.params[k] == run.params[k] for k in (r.params.keys() & run.params.keys()) - _OF_METADATA)
-    fits = [r for r in _records(records) if r.params.get('fusion') == 'image' and r.info['split']['sha256'] == run.info['split']['sha256'] and same(r) and r.id != run.id]
+    fits = [r for r in _records(records) if r.params.get('fusion') == 'image' and _twins(r, run)]
     return fits[0] if len(fits) == 1 else None
 
+# %% ../../nbs/05_calibration_fairness.ipynb #6f66ae4c
+def _fixed_row(m, y, a, b, groups):
+    units = len(set(groups[m]))
+    r = mcnemar_test(y[m], a[m], b[m], groups=groups[m]) if units >= LEAST else None
+    counts = dict(fixed=int(((a != y) & (b == y) & m).sum()), broken=int(((a == y) & (b != y) & m).sum()))
+    return dict(n=int(m.sum()), n_groups=units, **counts, difference=r.difference if r else np.nan, p=r.p if r else np.nan)
+
+# %% ../../nbs/05_calibration_fairness.ipynb #721b2a47
 def fixed_and_broken(
     y, # true codes (n,)
     a, # codes decided by the first model (n,)
@@ -624,54 +799,73 @@ def fixed_and_broken(
     groups, # lesion or patient (n,)
 ) -> pd.DataFrame: # class, n, n_groups, fixed, broken, difference, p, p_holm
     "What the second model puts right and wrong, by class, with McNemar's test by group (McNemar 1947)."
-    parts, rows = {'all': np.full(len(y), True)} | {c: y == i for i, c in enumerate(classes)}, []
-    for c, m in parts.items():
-        units = len(set(groups[m]))
-        r = mcnemar_test(y[m], a[m], b[m], groups=groups[m]) if units >= LEAST else None
-        rows.append({'class': c, 'n': int(m.sum()), 'n_groups': units, 'fixed': int(((a != y) & (b == y) & m).sum()), 'broken': int(((a == y) & (b != y) & m).sum()),
-                     'difference': r.difference if r else np.nan, 'p': r.p if r else np.nan})
-    t = pd.DataFrame(rows)
-    ok = t.p.notna()
-    if ok.any(): t.loc[ok, 'p_holm'] = holm(t[ok].set_index('class').p.to_dict()).p_holm.to_numpy()
-    return t
+    parts = {'all': np.full(len(y), True)} | {c: y == i for i, c in enumerate(classes)}
+    return _with_holm(pd.DataFrame([{'class': c, **_fixed_row(m, y, a, b, groups)} for c, m in parts.items()]))
 
-# %% ../../nbs/05_calibration_fairness.ipynb #3a8e9317
+# %% ../../nbs/05_calibration_fairness.ipynb #38751e76
+def _change_bars(ax, t, k, sign, colour):
+    bars = ax.barh(np.arange(len(t)), sign*(t[k]/t.n.clip(lower=1)), color=colour, label=k, height=.62)
+    ax.bar_label(bars, [f'{v}' if v else '' for v in t[k]], padding=3, fontsize=8)
+
+def _change_axes(ax, t):
+    ax.axvline(0, color='.3', lw=.8); ax.margins(x=.15)
+    ax.set_yticks(np.arange(len(t)), [f'{c} (n={n})' for c, n in zip(t['class'], t.n)], fontsize=8); ax.invert_yaxis()
+    _plain_axis(ax.xaxis, '{:.0%}'); ax.set_xlabel('share of the class')
+    ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
+
+# %% ../../nbs/05_calibration_fairness.ipynb #8c0887fe
 def plot_changes(
     t:pd.DataFrame, # from `fixed_and_broken`
     ax=None, # axes to draw on
 ): # the axes
     "Shares of each class that metadata fixed (right) and broke (left)."
     ax = _tidy(ax or plt.subplots(figsize=(5.8, .34*len(t) + .9), layout='constrained')[1])
-    at, share = np.arange(len(t)), lambda k: t[k]/t.n.clip(lower=1)
-    for k, sign, colour in (('fixed', 1, AFTER), ('broken', -1, BEFORE)):
-        bars = ax.barh(at, sign*share(k), color=colour, label=k, height=.62)
-        ax.bar_label(bars, [f'{v}' if v else '' for v in t[k]], padding=3, fontsize=8)
-    ax.axvline(0, color='.3', lw=.8); ax.set_yticks(at, [f'{c} (n={n})' for c, n in zip(t['class'], t.n)], fontsize=8); ax.invert_yaxis()
-    ax.margins(x=.15); ax.xaxis.set_major_formatter(lambda v, _: f'{abs(v):.0%}'); ax.set_xlabel('share of the class'); ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
+    for k, sign, colour in (('fixed', 1, AFTER), ('broken', -1, BEFORE)): _change_bars(ax, t, k, sign, colour)
+    _change_axes(ax, t)
     return ax
 
-# %% ../../nbs/05_calibration_fairness.ipynb #551425ec
+# %% ../../nbs/05_calibration_fairness.ipynb #5cff192d
 EXTERNAL = ('siim_isic_2020', 'isic2018_test')
 
+def _how_to_predict(name, run):
+    home = run.info['data']['name']
+    if home == 'simulated': return 'The simulated cohort has no world outside.'
+    chapter = f'papermill nbs/03_multimodal.ipynb out.ipynb -p dataset {home} -p fusion {run.params.get("fusion")} -y "external: [{name}]"'
+    return f'To make them: skincancer_download {name}, then {chapter}'
+
+# %% ../../nbs/05_calibration_fairness.ipynb #551425ec
+def _look_up(run, name, data_dir):
+    "External predictions of one cohort, or a sentence about what is missing."
+    p, side = pd.read_parquet(run.folder/'predictions.parquet'), f'external:{name}'
+    if side not in set(p.split): return f'{name}: the record holds no predictions of it. {_how_to_predict(name, run)}'
+    try: return side_table(run, side, None if 'label' in p else load_cohort(name, data_dir, verbose=False))
+    except FileNotFoundError:
+        return f'{name}: predicted, but its labels are not here. They come with your own copy: skincancer_download {name}'
+
+# %% ../../nbs/05_calibration_fairness.ipynb #34c74623
 def external_sides(
     run:Run, # finished
     data_dir=None, # where copies of the external cohorts lie
     cohorts=EXTERNAL, # whose predictions are looked for
 ) -> tuple: # {cohort: table with labels}, sentences about what is missing
     "External predictions of a record, with labels from the record or from the reader's copy."
-    sides = set(pd.read_parquet(run.folder/'predictions.parquet', columns=['split']).split)
-    found, missing, home = {}, [], run.info['data']['name']
-    for name in cohorts:
-        if f'external:{name}' not in sides:
-            missing.append(f'{name}: the record holds no predictions of it.' + (' The simulated cohort has no world outside.' if home == 'simulated' else
-                f' To make them: skincancer_download {name}, then papermill nbs/03_multimodal.ipynb out.ipynb -p dataset {home} -p fusion {run.params.get("fusion")} -y "external: [{name}]"'))
-            continue
-        labelled = 'label' in pd.read_parquet(run.folder/'predictions.parquet').columns
-        try: found[name] = side_table(run, f'external:{name}', None if labelled else load_cohort(name, data_dir, verbose=False))
-        except FileNotFoundError: missing.append(f'{name}: predicted, but its labels are not here. They come with your own copy: skincancer_download {name}')
-    return found, missing
+    looked = {c: _look_up(run, c, data_dir) for c in cohorts}
+    return {c: t for c, t in looked.items() if not isinstance(t, str)}, [t for t in looked.values() if isinstance(t, str)]
 
-# %% ../../nbs/05_calibration_fairness.ipynb #d863588e
+# %% ../../nbs/05_calibration_fairness.ipynb #d96c3b09
+def proba(
+    table:pd.DataFrame, # predictions
+    classes, # of the model
+) -> np.ndarray: # (n, k)
+    "The probabilities of a table whose labels may be those of another cohort."
+    return table[[f'p_{c}' for c in classes]].to_numpy(float)
+
+def _two_scores(p, classes):
+    bad = np.array([str(c).lower() in MALIGNANT for c in classes])
+    melanoma = p[:, list(classes).index(melanoma_and_nevus(classes)[0])]
+    return dict(melanoma=melanoma, malignant=np.clip(np.round(p[:, bad].sum(1), 12), 0, 1))
+
+# %% ../../nbs/05_calibration_fairness.ipynb #89eb7547
 def melanoma_task(
     table:pd.DataFrame, # predictions with labels
     p, # probabilities (n, k), in the order of `classes`
@@ -681,18 +875,16 @@ def melanoma_task(
     label = table.label.astype(str).str.lower()
     y = label.isin(['mel', 'melanoma']).to_numpy()
     rows = y | ~label.isin(MALIGNANT).to_numpy()
-    m, bad = melanoma_and_nevus(classes)[0], np.array([str(c).lower() in MALIGNANT for c in classes])
-    return dict(rows=rows, y=y[rows].astype(int), p=p[rows], groups=table.group_id.to_numpy()[rows],
-                scores=dict(melanoma=p[rows][:, list(classes).index(m)], malignant=np.clip(np.round(p[rows][:, bad].sum(1), 12), 0, 1)))
+    return dict(rows=rows, y=y[rows].astype(int), p=p[rows], groups=table.group_id.to_numpy()[rows], scores=_two_scores(p[rows], classes))
 
-def proba(
-    table:pd.DataFrame, # predictions
-    classes, # of the model
-) -> np.ndarray: # (n, k)
-    "The probabilities of a table whose labels may be those of another cohort."
-    return table[[f'p_{c}' for c in classes]].to_numpy(float)
+# %% ../../nbs/05_calibration_fairness.ipynb #c87053f0
+def _away(tasks, score, specificity, min_tpr, n_boot):
+    v = tasks['validation']
+    t = threshold_at_specificity(v['y'], v['scores'][score], specificity)
+    one = lambda d: binary_scores(d['y'], d['scores'][score], d['groups'], t, specificity, min_tpr, n_boot)
+    return [one(d).assign(side=side, score=score) for side, d in tasks.items() if side != 'validation']
 
-# %% ../../nbs/05_calibration_fairness.ipynb #89eb7547
+# %% ../../nbs/05_calibration_fairness.ipynb #47ba86c7
 def external_scores(
     tasks:dict, # 'validation' first, then side -> `melanoma_task`
     specificity:float=.9, # of the threshold, on the validation side
@@ -700,13 +892,35 @@ def external_scores(
     n_boot:int=2000, # replicates
 ) -> pd.DataFrame: # side, score, and the columns of `binary_scores`
     "Ranking and operating point at home and outside, with the threshold of the validation side at home."
-    v, rows = tasks['validation'], []
-    for name in v['scores']:
-        t = threshold_at_specificity(v['y'], v['scores'][name], specificity)
-        rows += [binary_scores(d['y'], d['scores'][name], d['groups'], t, specificity, min_tpr, n_boot).assign(side=side, score=name) for side, d in tasks.items() if side != 'validation']
+    rows = [t for name in tasks['validation']['scores'] for t in _away(tasks, name, specificity, min_tpr, n_boot)]
     return pd.concat(rows, ignore_index=True)
 
+# %% ../../nbs/05_calibration_fairness.ipynb #4e5097df
+def _shift_metrics(how, groups):
+    return {f'bias, {how}': lambda y, p, w: (w @ (p[:, 1] - y))/w.sum(1),
+            f'ECE, {how}': lambda y, p, w: cal.binary_ece(y, p[:, 1].clip(0, 1), groups=groups, sample_weight=w),
+            f'NLL, {how}': lambda y, p, w: weighted_scores(y, p, w, ['nll'])['nll'],
+            f'AURC, {how}': lambda y, p, w: unc.aurc(y, p, sample_weight=w)}
+
+def _shift_rows(y, s, groups, how, n_boot):
+    return cluster_bootstrap(y, np.c_[1 - s, s], groups, _shift_metrics(how, groups), n_boot)[_ROW].to_dict('records')
+
 # %% ../../nbs/05_calibration_fairness.ipynb #b24b4709
+def _set_rows(y, inside, groups, m, classes, n_boot):
+    good, w, whole = np.array([str(c).lower() not in MALIGNANT for c in classes]), bootstrap_weights(groups, n_boot), np.full(len(y), True)
+    return [_rate_row('coverage, melanoma', inside[:, m], y == 1, groups, n_boot),
+            _rate_row('coverage, benign', inside[:, good].any(1), y == 0, groups, n_boot),
+            dict(metric='size of the sets', **mean_interval(inside.sum(1), whole, w), n=len(y), n_groups=len(set(groups)))]
+
+# %% ../../nbs/05_calibration_fairness.ipynb #dfdb9ab7
+def _one_shift(d, calibrator, sets, classes, n_boot):
+    y, g, m = d['y'], d['groups'], list(classes).index(melanoma_and_nevus(classes)[0])
+    scores = dict(raw=d['scores']['melanoma'], calibrated=calibrator.transform(d['p'])[:, m])
+    rows = [_rate_row('frequency of melanoma', y == 1, np.full(len(y), True), g, n_boot)]
+    for how, s in scores.items(): rows += _shift_rows(y, s, g, how, n_boot)
+    return rows + _set_rows(y, sets.sets(d['p']), g, m, classes, n_boot)
+
+# %% ../../nbs/05_calibration_fairness.ipynb #8e6e1fce
 def shift_table(
     tasks:dict, # side -> `melanoma_task`
     calibrator, # fitted at home
@@ -715,56 +929,62 @@ def shift_table(
     n_boot:int=2000, # replicates
 ) -> pd.DataFrame: # side, metric, estimate, low, high, n, n_groups
     "Calibration of the probability of melanoma, coverage and size of the sets, and abstention, with cluster intervals."
-    m, rows = list(classes).index(melanoma_and_nevus(classes)[0]), []
-    good = np.array([str(c).lower() not in MALIGNANT for c in classes])
-    for side, d in tasks.items():
-        y, g, w = d['y'], d['groups'], bootstrap_weights(d['groups'], n_boot)
-        whole, units = np.full(len(y), True), len(set(g))
-        rows.append(dict(side=side, **_rate_row('frequency of melanoma', y == 1, whole, g, w)))
-        for how, s in (('raw', d['scores']['melanoma']), ('calibrated', calibrator.transform(d['p'])[:, m])):
-            f = {f'bias, {how}': lambda y, p, w: (w @ (p[:, 1] - y))/w.sum(1), f'ECE, {how}': lambda y, p, w: cal.binary_ece(y, p[:, 1].clip(0, 1), groups=g, sample_weight=w),
-                 f'NLL, {how}': lambda y, p, w: weighted_scores(y, p, w, ['nll'])['nll'], f'AURC, {how}': lambda y, p, w: unc.aurc(y, p, sample_weight=w)}
-            t = cluster_bootstrap(y, np.c_[1 - s, s], g, f, n_boot)
-            rows += [dict(side=side, **r) for r in t[['metric', 'estimate', 'low', 'high', 'n', 'n_groups']].to_dict('records')]
-        inside = sets.sets(d['p'])
-        rows += [dict(side=side, **_rate_row('coverage, melanoma', inside[:, m], y == 1, g, w)), dict(side=side, **_rate_row('coverage, benign', inside[:, good].any(1), y == 0, g, w)),
-                 dict(side=side, metric='size of the sets', **mean_interval(inside.sum(1), whole, w), n=len(y), n_groups=units)]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([dict(side=k, **r) for k, d in tasks.items() for r in _one_shift(d, calibrator, sets, classes, n_boot)])
 
-# %% ../../nbs/05_calibration_fairness.ipynb #2d9c45ad
+# %% ../../nbs/05_calibration_fairness.ipynb #41c6a0c4
+_FOREIGN = {'1 - highest probability': unc.softmax_score, 'entropy': lambda p: unc.entropy(p)/np.log(p.shape[1])}
+
+def _either(home, away): return np.r_[[f'home {v}' for v in home], [f'away {v}' for v in away]]
+
+def _foreign_row(a, b, groups, n_boot):
+    y, s = np.repeat([0, 1], [len(a), len(b)]), np.r_[a, b].clip(0, 1)
+    t = cluster_bootstrap(y, np.c_[1 - s, s], groups, ['auc:1'], n_boot).iloc[0]
+    let_in = unc.ood_metrics(a, b)['fpr']
+    return dict(estimate=t.estimate, low=t.low, high=t.high, **{'foreign let in': let_in}, n=len(y), n_groups=_basis(y, groups))
+
+# %% ../../nbs/05_calibration_fairness.ipynb #0f484ae5
 def ood_table(
     home, # (probabilities (n, k), groups (n,)) of the test side
     sides:dict, # cohort -> (probabilities, groups)
     n_boot:int=2000, # replicates
 ) -> pd.DataFrame: # side, score, AUC: estimate, low, high, foreign let in, n, n_groups
     "Out-of-distribution scores from probabilities: external images against the test side at home."
-    rows = []
-    for side, (p, g) in sides.items():
-        for name, f in (('1 - highest probability', unc.softmax_score), ('entropy', lambda p: unc.entropy(p)/np.log(p.shape[1]))):
-            a, b = f(home[0]), f(p)
-            y, s = np.repeat([0, 1], [len(a), len(b)]), np.r_[a, b].clip(0, 1)
-            groups = np.r_[[f'home {v}' for v in home[1]], [f'away {v}' for v in g]]
-            t = cluster_bootstrap(y, np.c_[1 - s, s], groups, ['auc:1'], n_boot).iloc[0]
-            rows.append(dict(side=side, score=name, estimate=t.estimate, low=t.low, high=t.high, **{'foreign let in': unc.ood_metrics(a, b)['fpr']}, n=len(y), n_groups=_basis(y, groups)))
-    return pd.DataFrame(rows)
+    scores = [(side, k, f) for side in sides for k, f in _FOREIGN.items()]
+    row = lambda side, f: _foreign_row(f(home[0]), f(sides[side][0]), _either(home[1], sides[side][1]), n_boot)
+    return pd.DataFrame([dict(side=side, score=k, **row(side, f)) for side, k, f in scores])
 
 # %% ../../nbs/05_calibration_fairness.ipynb #24d7ab3e
-def plot_outside(
-    tasks:dict, # side -> `melanoma_task`, home first
-): # the axes
-    "ROC curves of the probability of melanoma, and distributions of the highest probability, at home and outside."
+def _roc(ax, y, score, **look):
     from sklearn.metrics import roc_curve
-    _, axes = plt.subplots(1, 2, figsize=(7.6, 3.5), layout='constrained')
-    for (side, d), colour in zip(tasks.items(), (AFTER, BEFORE, OTHER)):
-        if 0 < d['y'].sum() < len(d['y']): axes[0].plot(*roc_curve(d['y'], d['scores']['melanoma'])[:2], color=colour, label=f'{side}, n={len(d["y"])}')
-        sns.ecdfplot(x=d['p'].max(1), color=colour, label=side, ax=axes[1])
+    if 0 < y.sum() < len(y): ax.plot(*roc_curve(y, score)[:2], **look)
+
+def _outside_axes(axes):
     axes[0].plot([0, 1], [0, 1], ':', color='.5', lw=1)
     axes[0].set(xlabel='false positive rate', ylabel='sensitivity for melanoma', xlim=(0, 1), ylim=(0, 1.01), aspect='equal')
     axes[1].set(xlabel='highest probability', ylabel='share of images below', xlim=(0, 1))
     for ax, at in zip(axes, ('lower right', 'upper left')): _tidy(ax).legend(frameon=False, fontsize=8, loc=at)
     return axes
 
+# %% ../../nbs/05_calibration_fairness.ipynb #a7e164da
+def plot_outside(
+    tasks:dict, # side -> `melanoma_task`, home first
+): # the axes
+    "ROC curves of the probability of melanoma, and distributions of the highest probability, at home and outside."
+    _, axes = plt.subplots(1, 2, figsize=(7.6, 3.5), layout='constrained')
+    for (side, d), colour in zip(tasks.items(), (AFTER, BEFORE, OTHER)):
+        _roc(axes[0], d['y'], d['scores']['melanoma'], color=colour, label=f'{side}, n={len(d["y"])}')
+        sns.ecdfplot(x=d['p'].max(1), color=colour, label=side, ax=axes[1])
+    return _outside_axes(axes)
+
 # %% ../../nbs/05_calibration_fairness.ipynb #4c5be33e
+def _headline(y, p, groups, n_boot):
+    return show(cluster_bootstrap(y, p, groups, n_boot=n_boot).set_index('metric')[_ROW[1:]])
+
+def _coverage(y, inside, classes, groups, n_boot):
+    t = unc.set_coverage(y, inside, classes, groups, n_boot).rename(columns=dict(coverage='estimate', groups='n_groups'))
+    return show(t[[*_ROW[1:], 'size']].round(3))
+
+# %% ../../nbs/05_calibration_fairness.ipynb #9248274d
 def outside_classes(
     table:pd.DataFrame, # external predictions
     classes, # of the model
@@ -774,13 +994,20 @@ def outside_classes(
 ) -> dict: # title -> table as text; empty where the labels are other classes
     "Headline, calibration and coverage of a cohort that has the model's classes."
     if not set(table.label) <= set(classes): return {}
-    y, p = table_predictions(table, classes)
-    g = table.group_id.to_numpy()
-    head = cluster_bootstrap(y, p, g, n_boot=n_boot).set_index('metric')[['estimate', 'low', 'high', 'n', 'n_groups']]
-    cover = unc.set_coverage(y, sets.sets(p), classes, g, n_boot).rename(columns=dict(coverage='estimate', groups='n_groups'))
-    return dict(headline=show(head), calibration=show_change(calibration_change(y, p, calibrator.transform(p), g, n_boot)), sets=show(cover[['estimate', 'low', 'high', 'n', 'n_groups', 'size']].round(3)))
+    (y, p), g = table_predictions(table, classes), table.group_id.to_numpy()
+    change = show_change(calibration_change(y, p, calibrator.transform(p), g, n_boot))
+    return dict(headline=_headline(y, p, g, n_boot), calibration=change, sets=_coverage(y, sets.sets(p), classes, g, n_boot))
 
 # %% ../../nbs/05_calibration_fairness.ipynb #5e94c1f4
+_TWO = ['benign', 'melanoma']
+
+def _binary_table(table, task):
+    "A table with two classes, `benign` and `melanoma`, and its attributes."
+    s = task['scores']['melanoma']
+    label = np.array(_TWO)[task['y']]
+    return with_attributes(table[task['rows']].reset_index(drop=True).assign(label=label, p_benign=1 - s, p_melanoma=s))
+
+# %% ../../nbs/05_calibration_fairness.ipynb #d554824d
 def outside_people(
     table:pd.DataFrame, # external predictions
     task:dict, # its `melanoma_task`
@@ -789,8 +1016,5 @@ def outside_people(
     n_boot:int=1000, # replicates
 ) -> tuple: # subgroup table, gap table (empty where no attribute has two known values)
     "Subgroups of an external cohort for melanoma against benign."
-    t, names = with_attributes(table[task['rows']].reset_index(drop=True))
-    s, two = task['scores']['melanoma'], ['benign', 'melanoma']
-    t = t.assign(label=np.array(two)[task['y']], p_benign=1 - s, p_melanoma=s)
-    how, few = dict(positive='melanoma', threshold=threshold), ('sensitivity', 'false_positive_rate', 'auc')
-    return fair.subgroup_table(t, names, two, few, n_boot, **how), fair.gap_table(t, names, two, few, n_perm=n_perm, n_boot=n_boot, **how) if names else pd.DataFrame()
+    args, how = (*_binary_table(table, task), _TWO, DECISION), dict(n_boot=n_boot, positive='melanoma', threshold=threshold)
+    return fair.subgroup_table(*args, **how), fair.gap_table(*args, n_perm=n_perm, **how) if args[1] else pd.DataFrame()

@@ -372,13 +372,13 @@ ANSWERS |= dict(
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #0a1ef8c7
 ANSWERS |= dict(
-    model=met('{architecture}', 'card#Model details', '11_models.fusion#The whole model', '45_training.experiment#Parameters that depend on the data set'),
+    model=met('{architecture}', 'card#Model details', '11_models.fusion#The whole model', '45_training.experiment#Parameters'),
     software=met('Every version, pinned.', 'params:environment.versions.torch', 'params:environment.versions.timm', 'file:requirements.lock'),
     initial=met('{weights}', 'params:encoder.weights', '10_models.encoders#Where weights come from', needs='encoder', reason='Does not apply: no image encoder.'),
     training=met('Every parameter is in the record.', '43_training.learner#The learner', '03_multimodal#Training', 'params:parameters.seed'),
     selection=met('Nothing is chosen on the test side, which is scored once; settings were chosen on validation sides.', '03_multimodal#The split', '45_training.experiment#Training'),
     ensemble=not_met('Does not apply: a single model.'),
-    imbalance=met('By {balanced}; what this does to the probabilities is described.', '43_training.learner#Class weights', '32_evaluation.calibration#Training with weights, and other priors',
+    imbalance=met('By {balanced}; what this does to the probabilities is described.', '40_training.losses#Class weights', '32_evaluation.calibration#Training with weights, and other priors',
                   needs='balanced', reason='Nothing was done: all images count alike.'),
     updating=not_met('Does not apply: no earlier model was updated.'),
     prediction=met('Softmax of the last layer, without augmentation.', '43_training.learner#Prediction'),

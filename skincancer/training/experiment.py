@@ -6,11 +6,11 @@
 __all__ = ['CHOICES', 'RESOLVED', 'PRESETS', 'SOURCES', 'check', 'resolve', 'own_backbone', 'usable_images', 'choose_split',
            'split_rows', 'find_weights', 'check_weights', 'choose_encoder', 'reads_tokens', 'model_inputs',
            'build_model', 'permute_metadata', 'training_loss', 'training_callbacks', 'train', 'predict',
-           'metadata_floor', 'inference', 'predict_external', 'record']
+           'metadata_floor', 'inference', 'predict_external', 'record', 'read_inference', 'WholeModel', 'rebuild_model']
 
 # %% ../../nbs/lib/45_training.experiment.ipynb #ccbbd723
 from functools import partial
-from warnings import warn
+from warnings import catch_warnings, simplefilter, warn
 
 import numpy as np, pandas as pd, torch
 from torch import nn
@@ -324,3 +324,64 @@ def record(
     return run.finish(pd.concat([predictions, *external], ignore_index=True), {k: score(predictions, side=k) for k in proba}, history, model, preprocessing,
         metadata_floor=score(table(floor)).to_dict('index') if floor else None,
         optimum={k: cohort.optimum(i, m) for k, (i, m) in seen.items()} if cohort.simulated else None)
+
+# %% ../../nbs/lib/45_training.experiment.ipynb #eeda8e10
+def _need(run, name, why, what=None):
+    if not (run.folder/name).exists(): raise FileNotFoundError(f'{run.id} has no {what or name}: {why}. Run its chapter again on your own copy of the data, and open the record in runs/.')
+
+def read_inference(
+    run:Run, # with weights
+) -> dict: # as `inference` made it; `preprocess` is a `Preprocess` again, and `metadata` a fitted `MetadataEncoder` or None
+    "What a record says of its model and of the model's inputs."
+    _need(run, 'model.safetensors', 'a record published in results/ holds predictions, not weights', 'weights (model.safetensors)')
+    _need(run, 'preprocessing.json', 'it cannot be shown a picture')
+    how = read_json(run.folder/'preprocessing.json')
+    lost = [k for k in ('preprocess', 'classes', 'malignant', 'metadata', 'n_tab', 'encoder', 'frozen_weights', 'model') if k not in how]
+    if lost: raise DataError(f'{run.folder/"preprocessing.json"} lacks {", ".join(lost)}: the record was made by an earlier version. Run its chapter again.')
+    return how | dict(preprocess=Preprocess.from_dict(how['preprocess']), metadata=how['metadata'] and MetadataEncoder.from_dict(how['metadata']))
+
+# %% ../../nbs/lib/45_training.experiment.ipynb #ca05323e
+class WholeModel(FusionClassifier):
+    "Encoder and head as one; with `grid`, the head reads tokens as they were cached: averaged to `grid` x `grid` cells, rounded to half precision."
+    def __init__(self, encoder:nn.Module, head:nn.Module, grid:int=0):
+        super().__init__(encoder, head)
+        self.grid = grid
+
+    def encode(self, image): # (b, 3, h, w) in 0..1 -> what the head reads
+        if not self.grid: return super().encode(image)
+        t = self.encoder.tokens_on(image, self.grid)
+        return t + (t.half() - t).detach()
+
+# %% ../../nbs/lib/45_training.experiment.ipynb #92c00c77
+def _encoder_of(run, how, weights=None):
+    "The image encoder of a record; frozen, with the weights it had."
+    model, frozen = how['model'], how['frozen_weights'] if how['model']['fusion'] != 'metadata' else None
+    params = run.params | {k: v for k, v in model.items() if v is not None} | dict(size=how['preprocess'].size)
+    if not frozen: return choose_encoder(params | dict(encoder_weights=None), pretrained=False)
+    if weights is not None: params['encoder_weights'] = weights
+    with catch_warnings():
+        simplefilter('ignore')
+        encoder = choose_encoder(params)
+    if (found := weights_digest(encoder)) != frozen:
+        was = (run.info['encoder'] or {}).get('weights')
+        raise DataError(f'{run.id} was trained on features of {how["encoder"]} (weights from {was}, with checksum {frozen}), but the weights that can be had here '
+                        f'have checksum {found}. {encoder.note} Install or download those it was trained with, or say with encoder_weights where they lie.')
+    return encoder
+
+# %% ../../nbs/lib/45_training.experiment.ipynb #fe85faa0
+def rebuild_model(
+    run:Run, # with weights
+    encoder_weights=None, # where those of a frozen encoder lie, if it was not trained with ImageNet weights: a safetensors file, or a run
+) -> WholeModel: # in evaluation mode; images in 0..1 and encoded metadata to class scores
+    "The trained model of a record, encoder included. The state of the random number generators is left as it was."
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+    how = read_inference(run)
+    m, frozen = how['model'], bool(how['frozen_weights'])
+    with torch.random.fork_rng(devices=[]):
+        encoder = _encoder_of(run, how, encoder_weights)
+        model = build_model(m['fusion'], encoder, frozen, how['n_tab'], len(how['classes']), **{k: m[k] for k in ('width', 'heads', 'dropout') if m.get(k) is not None})
+    try: load_model(model, run.folder/'model.safetensors')
+    except (SafetensorError, RuntimeError) as e: raise DataError(f'{run.folder/"model.safetensors"} does not hold the weights of this model: {str(e)[:200]}') from e
+    body = encoder if frozen and m['fusion'] != 'metadata' else model.encoder
+    return WholeModel(body, model.head, 3 if frozen and reads_tokens(m['fusion']) else 0).eval()
