@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat, pandas as pd, yaml
+from fastcore.basics import patch
 from fastcore.script import call_parse, store_true
 
 from ..core import atomic_path, check_name, data_root, digest, file_sha256, project_root, read_json, write_json
@@ -33,18 +34,19 @@ class Entry:
     execute:bool = True         # run it; otherwise the outputs that are stored in `nbs/` are taken
     reads:tuple = ()            # patterns of the files whose content decides what comes out
 
-    @property
-    def id(self): return f'{self.chapter}-{self.dataset}'
-    @property
-    def suffix(self): return self.dataset.replace('_', '-')
-    @property
-    def anchor(self): return f'sec-{self.chapter[3:].replace("_", "-")}-{self.suffix}'
-    @property
-    def source(self): return project_root()/'nbs'/f'{self.chapter}.ipynb'
-    @property
-    def path(self): return project_root()/'report'/f'{self.id}.ipynb'
-    @property
-    def data(self): return COHORTS[self.dataset].title
+# %% ../../nbs/lib/54_report.build.ipynb #0dcf2ad0
+@patch(as_prop=True)
+def id(self:Entry): return f'{self.chapter}-{self.dataset}'
+@patch(as_prop=True)
+def suffix(self:Entry): return self.dataset.replace('_', '-')
+@patch(as_prop=True)
+def anchor(self:Entry): return f'sec-{self.chapter[3:].replace("_", "-")}-{self.suffix}'
+@patch(as_prop=True)
+def source(self:Entry): return project_root()/'nbs'/f'{self.chapter}.ipynb'
+@patch(as_prop=True)
+def path(self:Entry): return project_root()/'report'/f'{self.id}.ipynb'
+@patch(as_prop=True)
+def data(self:Entry): return COHORTS[self.dataset].title
 
 # %% ../../nbs/lib/54_report.build.ipynb #710183c3
 def read_report(
@@ -70,6 +72,7 @@ def _imported(code, module=''):
         found |= {base, *(f'{base}.{a.name}' for a in o.names)}
     return {m for m in found if m.split('.')[0] == 'skincancer'}
 
+# %% ../../nbs/lib/54_report.build.ipynb #47d3bff5
 def module_files(
     code:str, # Python source
 ) -> list: # of paths, sorted
@@ -121,6 +124,7 @@ def mark_cell(
     named = lambda caption: any(c.title in caption for c in COHORTS.values())
     return _CAPTION.sub(lambda m: m[0] if named(m[2]) else f'{m[1]}{entry.data}. {m[2]}', _LABEL.sub(lambda m: f'{m[1]}-{entry.suffix}', source))
 
+# %% ../../nbs/lib/54_report.build.ipynb #ef85402a
 def mark_text(
     source:str, # of a Markdown cell
     labels:set, # that are defined in the notebook, before marking
@@ -135,8 +139,9 @@ def _nameless(text):
     for place, name in ((data_root(), 'data'), (project_root(), '.'), (Path.home(), '~')): text = text.replace(str(place), name)
     return text
 
+# %% ../../nbs/lib/54_report.build.ipynb #098039df
 def _outputs(outputs):
-    "Without warnings; what was printed in one go is one output, however the kernel happened to cut it."
+    "Without warnings; consecutive prints as one."
     kept = []
     for o in outputs:
         if o.output_type == 'stream' and o.name == 'stderr': continue
@@ -147,6 +152,9 @@ def _outputs(outputs):
         for k, v in (o.get('data') or {}).items():
             if isinstance(v, str) and k.startswith('text/'): o['data'][k] = _nameless(v)
     return kept
+
+# %% ../../nbs/lib/54_report.build.ipynb #31b838cb
+#| export
 
 # %% ../../nbs/lib/54_report.build.ipynb #6910963c
 STORED = '*This chapter trains. Its outputs are those that are stored with its source; it was not run again for the book.*'
@@ -189,6 +197,7 @@ def can_run(entry:Entry) -> bool: # is its data set here?
     "Real data have to be on this machine; the simulated cohort is drawn."
     return not entry.execute or entry.dataset == 'simulated' or (data_root()/entry.dataset).is_dir()
 
+# %% ../../nbs/lib/54_report.build.ipynb #be44a1e9
 def check_executed(
     path, # notebook
     stored:bool=False, # outputs were taken from `nbs/`, where nbdev drops the counts: only errors and the lack of any output can be seen
@@ -236,6 +245,7 @@ def row_changes(
 
 def _range(values): return f'{min(values):.3f} to {max(values):.3f}' if len(values) else ABSENT
 
+# %% ../../nbs/lib/54_report.build.ipynb #bf091a55
 FUSED = ('late', 'film', 'cross_attention', 'metablock', 'metanet', 'gated')
 
 def sweep_variables(
@@ -269,6 +279,7 @@ def difference_rows(
                                        low=t.d_low.to_numpy(), high=t.d_high.to_numpy(), p=t.p.to_numpy(), p_holm=t.p_holm.to_numpy())))
     return pd.concat(parts, ignore_index=True).dropna(subset=['difference'])
 
+# %% ../../nbs/lib/54_report.build.ipynb #ea7bb207
 def write_differences(
     dataset:str, # whose published sweep is read
     results:Path=None, # default: `results/` in the project
@@ -315,6 +326,7 @@ def _sides(run, results):
     n = read_json(results/'splits'/f'{run.info["data"]["name"]}-{run.info["split"]["sha256"][:12]}.json')['n']
     return {k: f'{n[k]:,}' for k in ('train', 'valid', 'test')} | dict(images=f'{sum(n.values()):,}')
 
+# %% ../../nbs/lib/54_report.build.ipynb #dc9c1115
 def data_variables(
     dataset:str,
     results:Path, # folder
@@ -329,6 +341,7 @@ def data_variables(
     if late.get('optimum'): out['optimum'] = {k: f'{v:.3f}' for k, v in late['optimum'].items()}
     return out | dict(sweep=sweep_variables(f'ablation_{dataset}', results), difference=difference_variables(dataset, results), leak=leak_variables(dataset, results))
 
+# %% ../../nbs/lib/54_report.build.ipynb #dec6af15
 def variables(
     results_dir=None, # default: `results/` in the project
 ) -> dict: # nested, texts at the leaves
@@ -344,6 +357,7 @@ def generated(results_dir=None) -> dict: # path in the project -> text
     table = fusion_table(results_dir)
     return {'_variables.yml': HEAD + yaml.safe_dump(variables(results_dir), sort_keys=False, allow_unicode=True, width=200), 'figures/table-fusions.md': f'{table}\n'}
 
+# %% ../../nbs/lib/54_report.build.ipynb #84a07c34
 def write_generated(
     check:bool=False, # only compare
 ) -> list: # of paths that differed
@@ -371,6 +385,7 @@ def _differences(lock, check):
             yield key, 'computed'
         else: yield key, 'old'
 
+# %% ../../nbs/lib/54_report.build.ipynb #21d8ac94
 def build_report(
     check:bool=False, # only say what is old
     only:str='', # part of the ids to make; default: all
