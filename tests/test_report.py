@@ -113,6 +113,15 @@ def test_citations_resolve():
     for k, e in entries.items(): assert re.search(r'doi\s*=\s*\{10\.\d{4,}/\S+\}', e), k
 
 
+def test_links_into_the_book_lead_somewhere():
+    "Those of the model cards; sections of library notebooks are checked where the card is written."
+    for e in ENTRIES:
+        shown = [o.data.get('text/markdown', '') for c in cells(e.path) if c.cell_type == 'code' for o in c.outputs if 'data' in o]
+        for file, anchor in re.findall(r'\]\(/([^)#]+)(?:#([^)]*))?\)', '\n'.join(shown)):
+            assert file in LISTED, f'{e.id}: {file}'
+            if re.match('(fig|tbl|sec)-', anchor): assert anchor in DEFINED, f'{e.id}: {file}#{anchor}'
+
+
 def test_included_files_exist():
     for name, text, _ in PIECES:
         for f in re.findall(r'\{\{< include (\S+) >\}\}', text): assert (ROOT/f).is_file(), f'{name}: {f}'

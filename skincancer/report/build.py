@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STORED', 'ABSENT', 'QUOTED', 'FUSED', 'HEAD', 'Entry', 'read_report', 'module_files', 'state', 'lock_path',
-           'read_lock', 'stale', 'mark_cell', 'mark_text', 'for_book', 'run_entry', 'can_run', 'check_executed',
-           'interval', 'change_key', 'row_changes', 'sweep_variables', 'difference_rows', 'write_differences',
-           'difference_variables', 'leak_variables', 'data_variables', 'variables', 'generated', 'write_generated',
-           'build_report', 'main']
+           'read_lock', 'stale', 'mark_cell', 'mark_text', 'relink', 'for_book', 'run_entry', 'can_run',
+           'check_executed', 'interval', 'change_key', 'row_changes', 'sweep_variables', 'difference_rows',
+           'write_differences', 'difference_variables', 'leak_variables', 'data_variables', 'variables', 'generated',
+           'write_generated', 'build_report', 'main']
 
 # %% ../../nbs/lib/54_report.build.ipynb #39a7026f
 import ast, os, re, sys, tempfile
@@ -157,6 +157,20 @@ def _outputs(outputs):
 #| export
 
 # %% ../../nbs/lib/54_report.build.ipynb #6910963c
+def relink(
+    text:str, # Markdown
+    entry:Entry, # in whose notebook it stands
+) -> str:
+    "Links into chapters of `nbs/` lead to their copies in the book."
+    there = {e.id for e in read_report()}
+    def target(m):
+        e = Entry(m[1], entry.dataset if f'{m[1]}-{entry.dataset}' in there else 'simulated')
+        title = nbformat.read(e.source, 4).cells[0].source.split('\n')[0].lstrip('# ')
+        anchor = f'{m[2]}-{e.suffix}' if re.match('(fig|tbl)-', m[2] or '') else e.anchor if m[2] == re.sub(r'[^\w]+', '-', title.lower()) else m[2]
+        return f'](/report/{e.id}.ipynb' + (f'#{anchor})' if m[2] else ')')
+    return re.sub(r'\]\(/nbs/(\d\d_\w+)\.ipynb(?:#([^)]*))?\)', target, text)
+
+# %% ../../nbs/lib/54_report.build.ipynb #edb16f5a
 STORED = '*This chapter trains. Its outputs are those that are stored with its source; it was not run again for the book.*'
 
 def for_book(
@@ -168,8 +182,10 @@ def for_book(
     for i, c in enumerate(nb.cells):
         tags = [t for t in c.metadata.get('tags', []) if t in ('parameters', 'injected-parameters')]
         c.metadata = nbformat.from_dict(dict(tags=tags) if tags else {})
-        if c.cell_type == 'markdown': c.source = mark_text(c.source, labels, entry)
+        if c.cell_type == 'markdown': c.source = relink(mark_text(c.source, labels, entry), entry)
         else: c.source, c.outputs = mark_cell(_nameless(c.source), entry), _outputs(c.outputs)
+        for o in c.get('outputs', []):
+            if 'text/markdown' in o.get('data', {}): o['data']['text/markdown'] = relink(o['data']['text/markdown'], entry)
         c['id'] = f'{entry.chapter[:2]}-{entry.suffix}-{i:03d}'
     title, *rest = nb.cells[0].source.split('\n')
     nb.cells[0].source = '\n'.join([f'{title}: {entry.data} {{#{entry.anchor}}}', *rest] + ([] if entry.execute else ['', STORED]))
