@@ -7,7 +7,7 @@ export PYTHONWARNINGS ?= ignore
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run test nbtest pytest check lab report readme lock clean
+.PHONY: help env run test nbtest pytest check lab report site readme lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,13 @@ check: env ## nothing is left to export or clean
 
 lab: env ## open the notebooks
 	$(BIN)/jupyter lab nbs
+
+report: env ## run the chapters of report.yml into report/, write _variables.yml; real data in $SKINCANCER_DATA or data/
+	$(BIN)/skincancer_report
+
+site: report ## the book as a site in _site/, the paper as Word and PDF in _paper/; needs Quarto
+	quarto render --to html
+	quarto render index.qmd --profile paper
 
 readme: env ## write the results table of the README from results/
 	$(BIN)/skincancer_readme

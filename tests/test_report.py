@@ -1,0 +1,174 @@
+"The report without Quarto: what it lists exists, what it cites and refers to is there, notebooks were executed in order, and no number is typed or old."
+import re
+from functools import cache
+
+import nbformat, pandas as pd, pytest, yaml
+
+from conftest import ROOT
+from skincancer.core import file_sha256
+from skincancer.report.build import ABSENT, STORED, check_executed, read_lock, read_report, stale, variables, write_generated
+
+ENTRIES = read_report()
+BOOK = yaml.safe_load((ROOT/'_quarto.yml').read_text())
+LISTED = BOOK['book']['chapters'] + BOOK['book']['appendices']
+PAPER = (ROOT/'index.qmd').read_text()
+ids = lambda e: e.id
+
+
+@cache
+def cells(path): return nbformat.read(path, 4).cells
+
+def labels_of(source): return re.findall(r'^#\| label: ([\w-]+)\s*$', source, re.M)
+
+def pieces():
+    "Every document of the book as (name, text for readers, source of code cells)."
+    yield 'index.qmd', PAPER, ''
+    for p in LISTED:
+        if p.endswith('.ipynb') and (ROOT/p).is_file():
+            c = cells(ROOT/p)
+            yield p, '\n\n'.join(o.source for o in c if o.cell_type == 'markdown'), '\n\n'.join(o.source for o in c if o.cell_type == 'code')
+
+PIECES = list(pieces())
+DEFINED = [l for _, text, code in PIECES for l in [*labels_of(code), *re.findall(r'\{#((?:fig|tbl|sec|eq)-[\w-]+)', text)]]
+prose = lambda text: re.sub(r'```.*?```|`[^`]*`', '', text, flags=re.S)
+
+
+def test_quarto_keys():
+    assert BOOK['project']['type'] == 'book' and BOOK['ipynb-filters'] == ['nbdev_filter.py'] and BOOK['bibliography'] == 'references.bib'
+    assert BOOK['execute']['enabled'] is False, 'Quarto shows stored outputs'
+    assert BOOK['format']['html']['html-math-method'] == 'mathml', 'mathematics without a network'
+    paper = yaml.safe_load((ROOT/'_quarto-paper.yml').read_text())
+    assert paper['project'] == dict(type='default', render=['index.qmd'], **{'output-dir': '_paper'}) and {'docx', 'typst'} <= set(paper['format'])
+
+
+def test_book_lists_the_report_in_its_order():
+    assert BOOK['book']['chapters'] == ['index.qmd', *(f'report/{e.id}.ipynb' for e in ENTRIES)]
+    assert {e.chapter for e in ENTRIES} == {p.stem for p in (ROOT/'nbs').glob('*.ipynb')}, 'every chapter is in the report'
+    assert {p.name for p in (ROOT/'report').glob('*.ipynb')} <= {e.path.name for e in ENTRIES}, 'a notebook that no entry makes'
+
+
+def test_no_picture_of_a_patient_can_come_out():
+    "The chapters that draw from images stay on the simulated cohort."
+    assert {e.dataset for e in ENTRIES if e.chapter in ('02_baseline', '03_multimodal', '06_interpretability')} == {'simulated'}
+
+
+@pytest.mark.parametrize('entry', ENTRIES, ids=ids)
+def test_notebook_was_executed_in_order(entry):
+    nb = nbformat.read(entry.path, 4)
+    nbformat.validate(nb)
+    assert check_executed(entry.path, stored=not entry.execute) == []
+    assert entry.execute == (STORED not in nb.cells[0].source)
+    assert set(nb.metadata) == {'kernelspec'} and not any('papermill' in c.metadata for c in nb.cells)
+    assert nb.cells[0].source.split('\n')[0].endswith(f': {entry.data} {{#{entry.anchor}}}')
+
+
+@pytest.mark.parametrize('entry', ENTRIES, ids=ids)
+def test_notebook_names_no_machine_and_no_patient(entry):
+    text = entry.path.read_text()
+    assert not re.search(r'/(root|home|work|tmp)/\w', text), 'a path of one machine'
+    assert not re.search(r'<[\w.]+ (object )?at 0x', text), 'an address'
+    outputs = str([c.outputs for c in cells(entry.path) if c.cell_type == 'code'])
+    assert not re.search(r'ISIC_\d{5,}|PAT_\d+_\d+', outputs), 'an image of a patient by its name'
+
+
+@pytest.mark.parametrize('entry', ENTRIES, ids=ids)
+def test_notebook_is_current(entry):
+    "Cells, parameters and records are those it was made from. Changed code alone is left to `skincancer_report --check`."
+    assert set(stale(entry, read_lock())) <= {'code'}
+
+
+def test_labels_are_unique(): assert sorted(set(DEFINED)) == sorted(DEFINED)
+
+
+def test_every_figure_has_caption_and_alternative_text():
+    for p in LISTED[1:]:
+        for c in cells(ROOT/p):
+            if c.cell_type == 'code' and any(l.startswith('fig-') for l in labels_of(c.source)):
+                assert re.search(r'^#\| fig-cap: .{20}', c.source, re.M) and re.search(r'^#\| fig-alt: .{20}', c.source, re.M), f'{p}: {labels_of(c.source)}'
+    for caption, file, attributes in re.findall(r'!\[(.*?)\]\((.*?)\)\{(.*?)\}', PAPER):
+        assert len(caption) > 40 and re.search(r'#fig-[\w-]+', attributes) and re.search(r'fig-alt=".{20,}"', attributes), file
+    assert PAPER.count('![') == len(re.findall(r'!\[.*?\]\(.*?\)\{.*?\}', PAPER))
+
+
+def test_every_figure_of_the_paper_exists_and_has_one_producer():
+    "The chapter that saves it, run with `save_figures` for that data set."
+    producer = dict(ablation='04_ablation', calibration='05_calibration_fairness')
+    for file in re.findall(r'!\[.*?\]\((.*?)\)', PAPER):
+        assert (ROOT/file).is_file(), file
+        stem = file.removeprefix('figures/').removesuffix('.svg')
+        if stem.startswith('leak-table'): made = [e for e in ENTRIES if e.chapter == '04_ablation']
+        else: made = [e for e in ENTRIES if stem.startswith(f'{e.dataset}-') and e.chapter == producer.get(stem.split('-')[1], '01_eda')]
+        assert made and all(e.parameters.get('save_figures') for e in made), file
+
+
+def test_cross_references_resolve():
+    for name, text, _ in PIECES: assert set(re.findall(r'@((?:fig|tbl|sec|eq)-[\w-]+)', prose(text))) <= set(DEFINED), name
+
+
+def test_citations_resolve():
+    bib = (ROOT/'references.bib').read_text()
+    entries = dict(re.findall(r'^@\w+\{([^,]+),(.*?)^\}', bib, re.M | re.S))
+    cited = {k for _, text, _ in PIECES for k in re.findall(r'(?<![\w.])@([a-z]+\d{4}\w*)', prose(text))}
+    assert cited <= set(entries) and set(entries) <= cited, cited ^ set(entries)
+    for k, e in entries.items(): assert re.search(r'doi\s*=\s*\{10\.\d{4,}/\S+\}', e), k
+
+
+def test_links_into_the_book_lead_somewhere():
+    "Those of the model cards; sections of library notebooks are checked where the card is written."
+    for e in ENTRIES:
+        shown = [o.data.get('text/markdown', '') for c in cells(e.path) if c.cell_type == 'code' for o in c.outputs if 'data' in o]
+        for file, anchor in re.findall(r'\]\(/([^)#]+)(?:#([^)]*))?\)', '\n'.join(shown)):
+            assert file in LISTED if file.endswith(('.ipynb', '.qmd')) else (ROOT/file).is_file(), f'{e.id}: {file}'
+            if re.match('(fig|tbl|sec)-', anchor): assert anchor in DEFINED, f'{e.id}: {file}#{anchor}'
+
+
+def test_included_files_exist():
+    for name, text, _ in PIECES:
+        for f in re.findall(r'\{\{< include (\S+) >\}\}', text): assert (ROOT/f).is_file(), f'{name}: {f}'
+
+
+def test_variables_and_tables_are_what_the_records_say(): assert write_generated(check=True) == []
+
+
+def test_differences_belong_to_their_sweeps():
+    lock = read_lock()
+    for sweep in (ROOT/'results'/'sweeps').glob('ablation_*.csv'):
+        d = sweep.stem.removeprefix('ablation_')
+        assert lock.get(f'differences-{d}') == dict(sweep=file_sha256(sweep)[:12], file=file_sha256(ROOT/'results'/f'differences-{d}.csv')[:12]), d
+
+
+def test_every_quoted_variable_exists():
+    found = variables()
+    for path in re.findall(r'\{\{< var (\S+) >\}\}', PAPER):
+        v = found
+        for k in path.split('.'): v = v[k]
+        assert isinstance(v, str) and v, path
+        if not path.startswith('ham10000'): assert v != ABSENT, path
+
+
+def test_no_measured_number_is_typed():
+    "Decimals and large counts come from `_variables.yml`; what is left are names, years and settings."
+    text = re.sub(r'\{\{<.*?>\}\}|doi:\S+|\]\(.*?\)|CC BY(-NC)? 4\.0|License 2\.0', '', PAPER)
+    assert not re.findall(r'\d+[.,]\d+', text)
+
+
+def test_what_the_paper_says_in_words_is_so():
+    "Sentences that draw a conclusion from the numbers; a new run that contradicts them must change them."
+    def p(data, run, against, metric):
+        t = pd.read_csv(ROOT/'results'/f'differences-{data}.csv').set_index(['run', 'against', 'metric']).loc[(run, against, metric)]
+        return t.difference, t.p_holm
+    # PAD-UFES-20: metadata raises the macro AUC on each seed, the balanced accuracy not for certain; no fusion beats concatenation, MetaNet is worse
+    for a, b in (('image', 'late'), ('image_seed_1', 'seed_1'), ('image_seed_2', 'seed_2')):
+        d, q = p('pad_ufes_20', a, b, 'macro_auc'); assert d < 0 and q < .05
+        assert p('pad_ufes_20', a, b, 'balanced_accuracy')[1] > .05
+    for f in ('film', 'cross_attention', 'metablock', 'metanet', 'gated'):
+        for m in ('balanced_accuracy', 'macro_auc'): d, q = p('pad_ufes_20', f, 'late', m); assert d < 0 or q > .05
+    d, q = p('pad_ufes_20', 'metanet', 'late', 'macro_auc'); assert d < 0 and q < .05
+    # simulated: the gain is there, late fusion loses it with permuted metadata, FiLM and MetaBlock fall below the image
+    d, q = p('simulated', 'image', 'late', 'balanced_accuracy'); assert d < 0 and q < .05
+    assert p('simulated', 'late_permuted', 'image', 'balanced_accuracy')[1] > .05
+    for f in ('film', 'metablock'): d, q = p('simulated', f'{f}_permuted', 'image', 'balanced_accuracy'); assert d < 0 and q < .05
+    # the floor: cleared on HAM10000, not on PAD-UFES-20
+    v = {k: {m: [float(x) for x in re.findall(r'-?\d+\.\d+', o[m]['balanced_accuracy'])] for m in ('image', 'late', 'floor')} for k, o in variables().items()}
+    assert min(v['ham10000'][m][1] for m in ('image', 'late')) > v['ham10000']['floor'][2]
+    assert v['pad_ufes_20']['late'][0] < v['pad_ufes_20']['floor'][0]
