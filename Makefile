@@ -30,7 +30,7 @@ nbtest: env ## every notebook, as a test
 	OMP_NUM_THREADS=1 timeout 1500 $(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --timing
 
 pytest: env ## what a notebook cannot test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --durations=15 tests
+	$(BIN)/python -m pytest -q --durations=15 tests
 
 check: env ## nothing is left to export or clean
 	$(BIN)/nbdev_export

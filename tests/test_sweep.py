@@ -133,7 +133,8 @@ def test_a_stopped_sweep_goes_on_where_it_was(toy, tmp_path, address, how):
     script = tmp_path/'skincancer_sweep'   # as pip writes it
     script.write_text("import sys\nfrom skincancer.training.sweep import main\nif __name__ == '__main__': sys.exit(main())\n")
     command = [sys.executable, script, tmp_path/'s.yml', '--workers', '1', '--out', tmp_path/'out', '--runs_dir', tmp_path/'runs']
-    driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=os.environ | dict(PYTHONPATH=str(ROOT)))
+    driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=os.environ | dict(PYTHONPATH=str(ROOT)),
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a shell that starts jobs in the background lets them ignore it
     try:
         wait_for(lambda: driver.poll() is not None or 'start 2' in diary(tmp_path))
         assert driver.poll() is None, driver.communicate()[0]
