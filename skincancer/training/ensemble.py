@@ -7,12 +7,11 @@ __all__ = ['HOW', 'aligned_predictions', 'member_weights', 'ensemble_runs', 'rec
 
 # %% ../../nbs/lib/48_training.ensemble.ipynb #e44ba345
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np, pandas as pd
 
-from ..core import DataError, atomic_path, check_name
+from ..core import DataError, check_name
 from ..data.cohorts import Cohort
 from ..data.splits import Split
 from ..evaluation.metrics import encode_labels
