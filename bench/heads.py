@@ -1,12 +1,17 @@
-"""Six fusions x five lesion-grouped folds on cached features of all HAM10000 images: how long, and what each scores on validation.
+"""Fusion heads x five lesion-grouped folds on cached features of all HAM10000 images: how long, and what each scores on validation.
 
     python bench/heads.py --data_dir PATH_TO_DATA
 
 Without the data, features of the same shape are drawn at random; the time is the same, the scores mean nothing and are not shown.
 """
-import argparse, time, warnings
+import argparse, os, time, warnings
+from contextlib import redirect_stdout
+from io import StringIO
+from itertools import product
+from types import SimpleNamespace
 
 import numpy as np, pandas as pd, torch
+from joblib import Parallel, delayed
 from sklearn.metrics import balanced_accuracy_score
 
 from skincancer.data.cohorts import HAM10000, load_cohort
@@ -20,7 +25,7 @@ from skincancer.training import experiment as ex
 from torch import nn
 
 warnings.filterwarnings('ignore')
-FUSIONS = ['late', 'film', 'cross_attention', 'metablock', 'metanet', 'gated']
+FUSIONS = ['late', 'film', 'cross_attention', 'metablock', 'gated']
 
 
 def real(data_dir):
@@ -40,26 +45,33 @@ def drawn(n=10_015):
     return table, {0: rng.normal(size=(n, 1280)).astype(np.float32), 3: rng.normal(size=(n, 9, 1280)).astype(np.float16)}, k
 
 
+def one_fit(job, table, features, x, rows, classes, cohort):
+    "Train one head on one fold, on one thread; validation balanced accuracy."
+    fold, fusion = job
+    torch.set_num_threads(1)
+    images, y = features[3 if ex.reads_tokens(fusion) else 0], np.array([classes.index(o) for o in table.label])
+    params = ex.resolve(dict(dataset='ham10000', freeze_encoder=True, fusion=fusion, epochs=None, lr=None, dropout=None, weight_decay=None, batch_size=None, width=None, seed=fold))
+    torch.manual_seed(fold)
+    model = create_model(fusion, nn.Identity(), images.shape[-1], x[fold].shape[1], 7, width=params['width'], dropout=params['dropout'])
+    with redirect_stdout(StringIO()): _, predict = ex.train(model, data := FusionData(images, x[fold], y), rows[fold], params, cohort, table)
+    return balanced_accuracy_score(y[rows[fold]['valid']], predict(data, rows[fold]['valid']).argmax(1))
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument('--data_dir'); a = ap.parse_args()
+    ap.add_argument('--data_dir'); ap.add_argument('--fusions', nargs='+', default=FUSIONS); ap.add_argument('--processes', type=int, default=os.cpu_count()); a = ap.parse_args()
     table, features, cohort = real(a.data_dir) if a.data_dir else drawn()
-    classes = list(HAM10000.classes)
-    y, scores, start = np.array([classes.index(o) for o in table.label]), {}, time.perf_counter()
-    for fold, split in enumerate(kfold(table)):
-        rows = ex.split_rows(table, split)
-        x = make_encoder('ham10000').fit(table.iloc[rows['train']]).transform(table)
-        for fusion in FUSIONS:
-            images = features[3 if ex.reads_tokens(fusion) else 0]
-            params = ex.resolve(dict(dataset='ham10000', freeze_encoder=True, fusion=fusion, epochs=None, lr=None, dropout=None, weight_decay=None, batch_size=None, width=None, seed=fold))
-            torch.manual_seed(fold)
-            model = create_model(fusion, nn.Identity(), images.shape[-1], x.shape[1], 7, width=params['width'], dropout=params['dropout'])
-            with_cohort = cohort if a.data_dir else type('Cohort', (), dict(classes=classes, spec=HAM10000))
-            _, predict = ex.train(model, data := FusionData(images, x, y), rows, params, with_cohort, table, cbs=[])
-            scores.setdefault(fusion, []).append(balanced_accuracy_score(y[rows['valid']], predict(data, rows['valid']).argmax(1)))
+    classes, start = list(HAM10000.classes), time.perf_counter()
+    rows = [ex.split_rows(table, split) for split in kfold(table)]
+    x = [make_encoder('ham10000').fit(table.iloc[r['train']]).transform(table) for r in rows]
+    about = SimpleNamespace(classes=classes, spec=HAM10000)
+    jobs = sorted(product(range(5), a.fusions), key=lambda o: not ex.reads_tokens(o[1]))  # the long ones first
+    scores = Parallel(a.processes)(delayed(one_fit)(o, table, features, x, rows, classes, about) for o in jobs)
     seconds = time.perf_counter() - start
-    print(f'{len(FUSIONS)} fusions x 5 folds on {len(table):,} images, {torch.get_num_threads()} threads: {seconds:.0f} s')
-    if a.data_dir: print('validation balanced accuracy, mean over folds [range]: ' + ', '.join(f'{k} {np.mean(v):.3f} [{min(v):.3f}, {max(v):.3f}]' for k, v in scores.items()))
+    print(f'{len(a.fusions)} fusions x 5 folds on {len(table):,} images, {a.processes} processes of one thread: {seconds:.0f} s')
+    if not a.data_dir: return
+    by = pd.DataFrame(dict(fusion=[f for _, f in jobs], score=scores)).groupby('fusion').score.agg(['mean', 'min', 'max'])
+    print('validation balanced accuracy, mean over folds [range]: ' + ', '.join(f'{f} {o["mean"]:.3f} [{o["min"]:.3f}, {o["max"]:.3f}]' for f, o in by.iterrows()))
 
 
 if __name__ == '__main__': main()

@@ -121,7 +121,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         if width % heads: raise ValueError(f'width={width} cannot be divided among {heads} heads')
         self.n_classes, self.tab = n_classes, TabEncoder(n_tab)
-        self.norm, self.value, self.query = nn.LayerNorm(n_image), nn.Linear(n_image, width), LinearOrBias(self.tab.n_out, width)
+        self.norm, self.value, self.query = nn.LayerNorm(n_image, elementwise_affine=False), nn.Linear(n_image, width), LinearOrBias(self.tab.n_out, width)
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
         self.norm_out, self.out = nn.LayerNorm(width), classifier(width + self.tab.n_out, n_classes, width, dropout)
 

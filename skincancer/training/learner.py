@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'SCHEDULES', 'Resumable', 'Checkpoint', 'DeviceSmoothLoss', 'EpochProgress', 'make_learner',
-           'make_schedule', 'fit', 'Mix', 'EMA', 'KeepBest', 'Snapshots', 'view', 'predict_proba']
+           'make_schedule', 'bf16_products', 'fit', 'Mix', 'EMA', 'KeepBest', 'Snapshots', 'view', 'predict_proba']
 
 # %% ../../nbs/lib/43_training.learner.ipynb #5b95b045
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -141,6 +142,15 @@ def make_schedule(
     return SCHEDULES[name](np.asarray(lr, float), epochs, **options)
 
 # %% ../../nbs/lib/43_training.learner.ipynb #f94dd003
+@contextmanager
+def bf16_products():
+    "Let a CPU that can do so multiply float32 matrices in bfloat16, with sums in float32."
+    setting = torch.backends.mkldnn.matmul
+    before, setting.fp32_precision = setting.fp32_precision, 'bf16'
+    try: yield
+    finally: setting.fp32_precision = before
+
+# %% ../../nbs/lib/43_training.learner.ipynb #db985f8d
 def fit(
     learn:Learner, # from `make_learner`
     epochs:int, # passes over the training rows, finished ones included
@@ -156,7 +166,8 @@ def fit(
     torch.set_flush_denormal(True)
     cb, rates = Checkpoint(checkpoint, seed), [lr*encoder_lr]*2 + [lr]*2
     cb.load(learn)
-    if cb.start < epochs: learn.fit(epochs, rates, cbs=[cb, ParamScheduler(make_schedule(schedule, rates, epochs, **options))], start_epoch=cb.start)
+    if cb.start < epochs:
+        with bf16_products(): learn.fit(epochs, rates, cbs=[cb, ParamScheduler(make_schedule(schedule, rates, epochs, **options))], start_epoch=cb.start)
     for o in _resumable(learn).values(): o.learn = learn; o.finish()
     return pd.DataFrame(cb.rows, columns=['train_loss', 'valid_loss', 'balanced_accuracy'], index=pd.RangeIndex(len(cb.rows), name='epoch'))
 
