@@ -6,7 +6,7 @@ import nbformat, pandas as pd, pytest, yaml
 
 from conftest import ROOT
 from skincancer.core import file_sha256
-from skincancer.report.build import ABSENT, STORED, check_executed, read_lock, read_report, stale, variables, write_generated
+from skincancer.report.build import labelled_tables, ABSENT, STORED, check_executed, read_lock, read_report, stale, variables, write_generated
 
 ENTRIES = read_report()
 BOOK = yaml.safe_load((ROOT/'_quarto.yml').read_text())
@@ -130,11 +130,11 @@ def test_included_files_exist():
 def test_variables_and_tables_are_what_the_records_say(): assert write_generated(check=True) == []
 
 
-def test_differences_belong_to_their_sweeps():
+def test_tables_with_labels_belong_to_their_sweeps():
     lock = read_lock()
-    for sweep in (ROOT/'results'/'sweeps').glob('ablation_*.csv'):
-        d = sweep.stem.removeprefix('ablation_')
-        assert lock.get(f'differences-{d}') == dict(sweep=file_sha256(sweep)[:12], file=file_sha256(ROOT/'results'/f'differences-{d}.csv')[:12]), d
+    for name, (sweep, *_) in labelled_tables().items():
+        then = dict(sweep=file_sha256(ROOT/'results'/'sweeps'/f'{sweep}.csv')[:12], file=file_sha256(ROOT/'results'/f'{name}.csv')[:12])
+        assert lock.get(name) == then, name
 
 
 def test_every_quoted_variable_exists():

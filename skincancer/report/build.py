@@ -6,12 +6,13 @@
 __all__ = ['STORED', 'ABSENT', 'QUOTED', 'FUSED', 'HEAD', 'Entry', 'read_report', 'module_files', 'state', 'lock_path',
            'read_lock', 'stale', 'mark_cell', 'mark_text', 'relink', 'for_book', 'run_entry', 'can_run',
            'check_executed', 'interval', 'change_key', 'row_changes', 'sweep_variables', 'difference_rows',
-           'write_differences', 'difference_variables', 'leak_variables', 'data_variables', 'variables', 'generated',
-           'write_generated', 'build_report', 'main']
+           'write_differences', 'difference_variables', 'fold_variables', 'leak_variables', 'data_variables',
+           'variables', 'generated', 'write_generated', 'labelled_tables', 'build_report', 'main']
 
 # %% ../../nbs/lib/54_report.build.ipynb #39a7026f
 import ast, os, re, sys, tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import nbformat, pandas as pd, yaml
@@ -21,6 +22,7 @@ from fastcore.script import call_parse, store_true
 from ..core import atomic_path, check_name, data_root, digest, file_sha256, project_root, read_json, write_json
 from ..data.cohorts import COHORTS
 from .ablation import FAMILIES, baselines, chapter_defaults, read_ablation, read_spec, sweep_changes
+from .folds import write_folds
 from .readme import fusion_table
 from ..training.runs import read_run
 
@@ -296,14 +298,17 @@ def difference_rows(
     return pd.concat(parts, ignore_index=True).dropna(subset=['difference'])
 
 # %% ../../nbs/lib/54_report.build.ipynb #ea7bb207
+def _differences_of(study): return 'differences' if study == 'ablation' else f'differences-{study}' # name of the file, data set aside
+
 def write_differences(
     dataset:str, # whose published sweep is read
     results:Path=None, # default: `results/` in the project
     n_boot:int=2000, # bootstrap replicates
+    study:str='ablation', # the sweep is `<study>_<dataset>`
 ) -> Path: # the written file
     "Compute the paired differences of a published sweep."
-    path = (results or project_root()/'results')/f'differences-{dataset}.csv'
-    table = difference_rows(read_ablation(f'ablation_{dataset}', dataset, n_boot=n_boot))
+    path = (results or project_root()/'results')/f'{_differences_of(study)}-{dataset}.csv'
+    table = difference_rows(read_ablation(f'{study}_{dataset}', dataset, n_boot=n_boot))
     with atomic_path(path) as tmp: table.round(6).to_csv(tmp, index=False)
     return path
 
@@ -311,9 +316,10 @@ def write_differences(
 def difference_variables(
     dataset:str,
     results:Path, # folder
+    study:str='ablation', # the sweep is `<study>_<dataset>`
 ) -> dict: # run -> against -> metric -> text
     "Differences with interval and corrected p-value, for the runs that the sweep declares."
-    spec, file = read_spec(f'ablation_{dataset}'), results/f'differences-{dataset}.csv'
+    spec, file = read_spec(f'{study}_{dataset}'), results/f'{_differences_of(study)}-{dataset}.csv'
     t = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=['run', 'against', 'metric'])
     found = {(r.run, r.against, r.metric): f'{r.difference:+.3f} [{r.low:+.3f}, {r.high:+.3f}], p {"< .001" if r.p_holm < .001 else f"= {r.p_holm:.3f}"}' for r in t.itertuples()}
     out = {}
@@ -321,9 +327,25 @@ def difference_variables(
         for b in baselines(c): out.setdefault(change_key(c), {})[f'against_{change_key(b)}'] = {m: found.get((change_key(c), change_key(b), m), ABSENT) for m in ('balanced_accuracy', 'macro_auc')}
     return out
 
-# %% ../../nbs/lib/54_report.build.ipynb #cbbc2c0a
+# %% ../../nbs/lib/54_report.build.ipynb #41db8ab4
 def _key(text): return re.sub(r'\W+', '_', text.lower()).strip('_')
 
+def fold_variables(
+    dataset:str,
+    results:Path, # folder
+) -> dict: # model -> metric -> text, `minus_image` and the range over folds beside it
+    "Scores over all folds; empty where no such sweep was published."
+    if not (file := results/f'folds-{dataset}.csv').exists(): return {}
+    p = lambda v: 'p < .001' if v < .001 else f'p = {v:.3f}'
+    out, span = {}, lambda e, low, high, sign='': f'{e:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]'
+    for r in pd.read_csv(file).itertuples():
+        o = out.setdefault(_key(r.model), dict(seeds=str(r.seeds), minus_image={}))
+        o[r.metric] = span(r.estimate, r.low, r.high)
+        if pd.notna(r.p_holm): o['minus_image'][r.metric] = f'{span(r.difference, r.d_low, r.d_high, "+")}, {p(r.p_holm)}'
+        o['folds'] = f'{r.fold_low:.3f} to {r.fold_high:.3f}'
+    return out
+
+# %% ../../nbs/lib/54_report.build.ipynb #cbbc2c0a
 def leak_variables(
     dataset:str,
     results:Path, # folder
@@ -355,7 +377,10 @@ def data_variables(
     out |= dict(title=COHORTS[dataset].title, group=COHORTS[dataset].group, floor=_scores(late.get('metadata_floor')), classes=str(len(COHORTS[dataset].classes)))
     out |= dict(test_groups=f'{late["test"]["groups"]:,}' if late else ABSENT, split=_sides(runs['late'], results) if late else {})
     if late.get('optimum'): out['optimum'] = {k: f'{v:.3f}' for k, v in late['optimum'].items()}
-    return out | dict(sweep=sweep_variables(f'ablation_{dataset}', results), difference=difference_variables(dataset, results), leak=leak_variables(dataset, results))
+    out |= dict(sweep=sweep_variables(f'ablation_{dataset}', results), difference=difference_variables(dataset, results), leak=leak_variables(dataset, results))
+    out |= dict(folds=fold_variables(dataset, results))
+    if (project_root()/f'nbs/sweeps/trained_{dataset}.yml').exists(): out['trained'] = sweep_variables(f'trained_{dataset}', results) | dict(difference=difference_variables(dataset, results, 'trained'))
+    return out
 
 # %% ../../nbs/lib/54_report.build.ipynb #dec6af15
 def variables(
@@ -388,18 +413,22 @@ def write_generated(
     return changed
 
 # %% ../../nbs/lib/54_report.build.ipynb #5a8217e8
-def _differences(lock, check):
-    "Make the tables of differences that are old, where the data set is here."
-    for d in ('simulated', 'ham10000', 'pad_ufes_20'):
-        sweep = project_root()/'results'/'sweeps'/f'ablation_{d}.csv'
-        if not sweep.exists(): continue
-        key, file = f'differences-{d}', project_root()/'results'/f'differences-{d}.csv'
-        if file.exists() and lock.get(key) == dict(sweep=file_sha256(sweep)[:12], file=file_sha256(file)[:12]): continue
-        if not check and can_run(Entry('04_ablation', d)):
-            lock[key] = dict(sweep=file_sha256(sweep)[:12], file=file_sha256(write_differences(d))[:12])
+def labelled_tables() -> dict: # file in `results/` -> (published sweep, data set, function that computes it)
+    "The tables that need the labels, of every sweep that was published."
+    every = [(f'differences-{d}', f'ablation_{d}', d, write_differences) for d in COHORTS] + [(f'folds-{d}', f'folds_{d}', d, write_folds) for d in COHORTS]
+    every += [(f'differences-trained-{d}', f'trained_{d}', d, partial(write_differences, study='trained')) for d in COHORTS]
+    return {name: (sweep, d, f) for name, sweep, d, f in every if (project_root()/'results'/'sweeps'/f'{sweep}.csv').exists()}
+
+def _labelled(lock, check):
+    "Make the tables that are old, where the data set is here."
+    for name, (sweep, dataset, compute) in labelled_tables().items():
+        of, file = file_sha256(project_root()/'results'/'sweeps'/f'{sweep}.csv')[:12], project_root()/'results'/f'{name}.csv'
+        if file.exists() and lock.get(name) == dict(sweep=of, file=file_sha256(file)[:12]): continue
+        if not check and can_run(Entry('04_ablation', dataset)):
+            lock[name] = dict(sweep=of, file=file_sha256(compute(dataset))[:12])
             write_json(lock_path(), lock)
-            yield key, 'computed'
-        else: yield key, 'old'
+            yield name, 'computed'
+        else: yield name, 'old'
 
 # %% ../../nbs/lib/54_report.build.ipynb #21d8ac94
 def build_report(
@@ -410,7 +439,7 @@ def build_report(
 ) -> int: # number of things that are not current afterwards
     "Bring differences, notebooks, variables and tables up to date."
     lock, old = read_lock(), 0
-    for name, what in _differences(lock, check): say(f'{name}: {what}'); old += what == 'old'
+    for name, what in _labelled(lock, check): say(f'{name}: {what}'); old += what == 'old'
     for e in read_report():
         why = stale(e, lock) or (['asked for'] if force else [])
         if only not in e.id or not why: continue
