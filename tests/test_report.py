@@ -42,6 +42,9 @@ def test_quarto_keys():
     assert BOOK['format']['html']['number-offset'] == 1 and paper['shift-heading-level-by'] == -1, 'the paper is chapter 1'
     assert not re.search('^# ', re.sub('```.*?```', '', PAPER, flags=re.S), re.M), 'its sections are of the second level, so that no figure has the number of one in another chapter'
     assert paper['format']['typst']['citeproc'] is True, 'one list of references, where the paper puts it'
+    assert BOOK['format']['html']['number-depth'] == 3 and 'max-height' in BOOK['format']['html']['include-in-header']['text'], 'headings of a model card and long outputs'
+    assert yaml.safe_load((ROOT/'nbs'/'lib'/'_metadata.yml').read_text())['format']['html']['code-fold'] is False, 'in the library the code is the text'
+    assert all('tbl-colwidths' in a for a in re.findall(r'\{#tbl-[^}]*\}', PAPER)), 'equal columns break the words of the paper on a page'
     assert paper['project'] == dict(type='default', render=['index.qmd'], **{'output-dir': '_paper'}) and {'docx', 'typst'} <= set(paper['format'])
 
 
