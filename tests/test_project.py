@@ -4,7 +4,7 @@ import configparser, json, re, subprocess, sys
 import nbformat, pytest, yaml
 
 import nbdev_filter
-from conftest import ROOT
+from conftest import ROOT, book_files
 
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 CHAPTERS = [p for p in NOTEBOOKS if p.parent == ROOT/'nbs']
@@ -78,16 +78,39 @@ def test_chapters_share_their_parameters():
 def test_quarto_book_names_what_exists():
     "The chapters as Papermill ran them, in report/, and every library notebook; tests/test_report.py looks into them."
     book = yaml.safe_load((ROOT/'_quarto.yml').read_text())['book']
-    assert all((ROOT/p).is_file() for p in book['chapters'] + book['appendices'])
-    assert {ROOT/p for p in book['appendices']} == {p for p in NOTEBOOKS if p.parent.name == 'lib'}
-    assert {p.split('/')[1].split('-')[0] for p in book['chapters'][1:]} == {p.stem for p in CHAPTERS}
+    files = list(book_files(book['chapters']))
+    assert all((ROOT/p).is_file() for p in files)
+    assert [ROOT/p for p in files if p.startswith('nbs/')] == sorted(p for p in NOTEBOOKS if p.parent.name == 'lib')
+    assert {p.split('/')[1].split('-')[0] for p in files if p.startswith('report/')} == {p.stem for p in CHAPTERS}
+
+
+def code(*lines, outputs=(), tags=()): return dict(cell_type='code', source=[f'{l}\n' for l in lines], metadata=dict(tags=list(tags)), outputs=list(outputs))
+def filtered(*cells): return nbdev_filter.filter_notebook(dict(cells=list(cells)))['cells']
+def sources(cells): return [''.join(c['source']) for c in cells]
+def html(text): return dict(output_type='execute_result', data={'text/html': text, 'text/plain': 'plain'}, metadata={})
+MARKDOWN = dict(cell_type='markdown', source=['# T'])
 
 
 def test_filter_takes_out_directives_and_nothing_else():
-    code = lambda *lines: dict(cell_type='code', source=[f'{l}\n' for l in lines], metadata={}, outputs=[])
-    nb = dict(cells=[code('#| default_exp core'), code('#| export', 'x = 1'), code('#| hide', 'y = 2'), code('#| label: fig-a', '#| fig-cap: "b"', 'plot()'), dict(cell_type='markdown', source=['# T'])])
-    out = [''.join(c['source']) for c in nbdev_filter.filter_notebook(nb)['cells']]
-    assert out == ['x = 1\n', '#| include: false\ny = 2\n', '#| label: fig-a\n#| fig-cap: "b"\nplot()\n', '# T']
+    out = filtered(code('#| default_exp core'), code('#| export', 'x = 1'), code('#| hide', 'y = 2'), code('#| label: fig-a', '#| fig-cap: "b"', 'plot()'), MARKDOWN)
+    assert sources(out) == ['x = 1\n', '#| label: fig-a\n#| fig-cap: "b"\nplot()\n', '# T']
+
+
+def test_filter_joins_the_silent_cells_of_a_chapter():
+    out = filtered(code('n = 1', tags=['parameters']), code('#| export', 'x = 1'), code('#| hide', 'test()'), code('#| label: fig-a', 'plot()', outputs=[html('<p>a</p>')]),
+                   code('y = 1'), MARKDOWN, code('#| eval: false', 'z = 1'), code('z'))
+    assert sources(out) == ['#| label: fig-a\nn = 1\n\nx = 1\n\nplot()\n', 'y = 1\n', '# T', '#| eval: false\nz = 1\n', 'z\n']
+    assert len(filtered(code('x = 1'), code('y = 1'))) == 2, 'a notebook without parameters is the library, where every cell has its place'
+
+
+def test_filter_shows_tables_without_a_network():
+    head = '<thead><tr style="text-align: right;"><th>{}</th><th>auc</th></tr><tr><th>run</th><th></th></tr></thead>'
+    (c,) = filtered(code('t', outputs=[html('<style>p {}</style>'), html(f'<style scoped>a</style><table border="1" class="dataframe">{head.format("metric")}</table>')]))
+    assert [o['data']['text/markdown'] for o in c['outputs']] == ['```{=html}\n<table><thead><tr><th>run</th><th>auc</th></tr></thead></table>\n```\n']
+    two = '<thead><tr><th></th><th colspan="2">auc</th></tr><tr><th></th><th>a</th><th>b</th></tr></thead>'
+    assert two in nbdev_filter.show_html(two), 'columns of two levels stay'
+    widget = html('<script>1</script>')
+    assert filtered(code('w', outputs=[widget]))[0]['outputs'] == [widget]
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)

@@ -1,16 +1,17 @@
 "The report without Quarto: what it lists exists, what it cites and refers to is there, notebooks were executed in order, and no number is typed or old."
-import re
+import json, re
 from functools import cache
 
 import nbformat, pandas as pd, pytest, yaml
 
-from conftest import ROOT
+import nbdev_filter
+from conftest import ROOT, book_files
 from skincancer.core import file_sha256
 from skincancer.report.build import labelled_tables, ABSENT, STORED, check_executed, read_lock, read_report, stale, variables, write_generated
 
 ENTRIES = read_report()
 BOOK = yaml.safe_load((ROOT/'_quarto.yml').read_text())
-LISTED = BOOK['book']['chapters'] + BOOK['book']['appendices']
+LISTED = list(book_files(BOOK['book']['chapters']))
 PAPER = (ROOT/'index.qmd').read_text()
 ids = lambda e: e.id
 
@@ -38,13 +39,41 @@ def test_quarto_keys():
     assert BOOK['execute']['enabled'] is False, 'Quarto shows stored outputs'
     assert BOOK['format']['html']['html-math-method'] == 'mathml', 'mathematics without a network'
     paper = yaml.safe_load((ROOT/'_quarto-paper.yml').read_text())
+    assert BOOK['format']['html']['number-offset'] == 1 and paper['shift-heading-level-by'] == -1, 'the paper is chapter 1'
+    assert not re.search('^# ', re.sub('```.*?```', '', PAPER, flags=re.S), re.M), 'its sections are of the second level, so that no figure has the number of one in another chapter'
+    assert paper['format']['typst']['citeproc'] is True, 'one list of references, where the paper puts it'
+    assert BOOK['format']['html']['number-depth'] == 3 and 'max-height' in BOOK['format']['html']['include-in-header']['text'], 'headings of a model card and long outputs'
+    assert yaml.safe_load((ROOT/'nbs'/'lib'/'_metadata.yml').read_text())['format']['html']['code-fold'] is False, 'in the library the code is the text'
+    assert all('tbl-colwidths' in a for a in re.findall(r'\{#tbl-[^}]*\}', PAPER)), 'equal columns break the words of the paper on a page'
     assert paper['project'] == dict(type='default', render=['index.qmd'], **{'output-dir': '_paper'}) and {'docx', 'typst'} <= set(paper['format'])
 
 
 def test_book_lists_the_report_in_its_order():
-    assert BOOK['book']['chapters'] == ['index.qmd', *(f'report/{e.id}.ipynb' for e in ENTRIES)]
+    assert [p for p in LISTED if not p.startswith('nbs/')] == ['index.qmd', *(f'report/{e.id}.ipynb' for e in ENTRIES)]
     assert {e.chapter for e in ENTRIES} == {p.stem for p in (ROOT/'nbs').glob('*.ipynb')}, 'every chapter is in the report'
     assert {p.name for p in (ROOT/'report').glob('*.ipynb')} <= {e.path.name for e in ENTRIES}, 'a notebook that no entry makes'
+
+
+def test_no_letter_of_an_appendix_is_a_bracket(): assert len(list(book_files(BOOK['book'].get('appendices', [])))) <= 26, 'after Z Quarto goes on with [ and breaks its own Markdown'
+
+
+@pytest.mark.parametrize('path', LISTED[1:])
+def test_page_is_quiet_and_needs_no_network(path):
+    "As the filter hands it to Quarto: any text/html would load scripts from the network; nothing of a terminal is shown."
+    shown = nbdev_filter.filter_notebook(json.loads((ROOT/path).read_text()))['cells']
+    for o in (o for c in shown if c['cell_type'] == 'code' for o in c['outputs']):
+        assert o['output_type'] != 'error' and o.get('name') != 'stderr' and not {'text/html', 'application/javascript'} & set(o.get('data', {}))
+        text = nbdev_filter.text(o.get('text')) or ''.join(nbdev_filter.text(v) for k, v in o['data'].items() if k.startswith('text/'))
+        assert not re.search(r'\x1b|\d(it/s|s/it)\]|%\|[█▏ ]|<progress|(src|href)=.https?:|<style', text), text[:200]
+
+
+DEMONSTRATION = 'plot_forest(toy);'    # in 04_ablation: a picture of invented numbers beside the function that draws it
+
+def test_every_picture_has_alternative_text():
+    for p in LISTED[1:]:
+        for c in cells(ROOT/p):
+            if c.cell_type != 'code' or not any('image/png' in o.get('data', {}) for o in c.outputs) or c.source.endswith(DEMONSTRATION): continue
+            assert re.search(r'^#\| fig-alt: .{20}', c.source, re.M), f'{p}: {c.source[:80]}'
 
 
 def test_no_picture_of_a_patient_can_come_out():
