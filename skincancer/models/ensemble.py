@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TINY', 'POOLS', 'check_members', 'check_member_weights', 'mean_proba', 'geometric_mean_proba', 'fit_weights',
-           'greedy_weights', 'snapshot_epochs', 'last_members']
+           'greedy_weights']
 
 # %% ../../nbs/lib/13_models.ensemble.ipynb #848ae47e
 import numpy as np
@@ -119,22 +119,3 @@ def greedy_weights(
         if losses[i] < best[0] - 1e-12: best = losses[i], counts/step
     if best[1] is None: raise ValueError('The loss is not a number for any choice of members')
     return best[1]
-
-# %% ../../nbs/lib/13_models.ensemble.ipynb #be5408c9
-def snapshot_epochs(
-    n_cycles:int, # cycles of the schedule
-    cycle_len:int=1, # epochs of the first
-    cycle_mult:int=2, # each is so many times as long as the one before
-) -> list: # epochs finished at the end of each cycle; the last is the number of epochs of the run
-    "The ends of the cycles of cosine warm restarts, with the arguments of fastai's `fit_sgdr`."
-    if min(n_cycles, cycle_len, cycle_mult) < 1: raise ValueError(f'n_cycles={n_cycles}, cycle_len={cycle_len}, cycle_mult={cycle_mult}: each is at least 1')
-    return np.cumsum([cycle_len*cycle_mult**i for i in range(n_cycles)]).tolist()
-
-# %% ../../nbs/lib/13_models.ensemble.ipynb #4a70e4cf
-def last_members(
-    p, # members (m, n, k), in the order of training
-    m:int=None, # how many of the last; default: all
-) -> np.ndarray: # (m, n, k)
-    "The last `m` snapshots."
-    if m is not None and not 1 <= m <= len(p): raise ValueError(f'm={m}: there are {len(p)} snapshots')
-    return check_members(p)[-(m or len(p)):]

@@ -25,6 +25,7 @@ from ..evaluation.leakage import cv_predict, fold_of, leak_sets, table_encode
 from ..evaluation.metrics import weighted_scores
 from ..evaluation.statistics import bootstrap_p, bootstrap_weights, holm, percentile_interval
 from ..training.runs import PLACES, Run, environment, read_run
+from ..training.sweep import expand, read_spec as sweep_file
 
 # %% ../../nbs/04_ablation.ipynb #8b2b0b6a
 def chapter_defaults(
@@ -41,9 +42,9 @@ def sweep_changes(
     defaults:dict=None, # of the chapter's parameters; default: read from its notebook
 ) -> list: # of dicts, what each run sets differently from the reference
     "The declared runs: every combination of the grid, then the single ones."
-    grid, common = spec.get('grid') or {}, (chapter_defaults(spec['chapter']) if defaults is None else defaults) | (spec.get('parameters') or {})
-    runs = [dict(zip(grid, v)) for v in itertools.product(*grid.values())] if grid else []
-    changes = [{k: v for k, v in r.items() if k not in common or common[k] != v} for r in [*runs, *(spec.get('runs') or [])]]
+    common = (chapter_defaults(spec['chapter']) if defaults is None else defaults) | (spec.get('parameters') or {})
+    runs = [r['parameters'] for r in expand({k: v for k, v in spec.items() if k != 'parameters'})]
+    changes = [{k: v for k, v in r.items() if k not in common or common[k] != v} for r in runs]
     return [c for i, c in enumerate(changes) if c not in changes[:i]]
 
 # %% ../../nbs/04_ablation.ipynb #eb010b6f
@@ -150,10 +151,9 @@ def read_spec(
     name:str, # file in `nbs/sweeps`, without its ending, or the path of a `.yml` file
 ) -> dict:
     "A sweep's specification."
-    import yaml
     path = spec_path(name)
     if not path.exists(): raise FileNotFoundError(f'There is no sweep {path}. There are: {", ".join(sorted(p.stem for p in (project_root()/"nbs"/"sweeps").glob("*.yml"))) or "none"}.')
-    return yaml.safe_load(path.read_text(encoding='utf-8'))
+    return sweep_file(path)
 
 # %% ../../nbs/04_ablation.ipynb #bc84da97
 SHOWN = ('balanced_accuracy', 'macro_auc')
