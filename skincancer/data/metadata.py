@@ -11,6 +11,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from ..core import DataError, check_name
+from .cohorts import COHORTS
 from .simulate import SIM_FEATURE_SETS
 
 # %% ../../nbs/lib/06_data.metadata.ipynb #618e6b1d
@@ -52,13 +53,19 @@ FEATURE_SETS = dict(
     simulated=SIM_FEATURE_SETS)
 
 # %% ../../nbs/lib/06_data.metadata.ipynb #94d36971
+def _own_sets(spec): # of a cohort of one's own: numbers are declared by their range, categories by their words
+    kinds = lambda names: dict(numeric=[c for c in names if _is_range(spec.clinical[c])], categorical=[c for c in names if not _is_range(spec.clinical[c])])
+    return dict(leak_free=kinds(spec.leak_free), all=kinds(spec.clinical), demographics=kinds([c for c in ('age', 'sex') if c in spec.clinical]), none=_set())
+
+def _is_range(allowed): return allowed is not None and len(allowed) == 2 and all(isinstance(v, (int, float)) for v in allowed)
+
 def feature_set(
     cohort_name:str, # a key of `FEATURE_SETS`, or any name when `sets` is given
     set_name:str='leak_free', # 'leak_free', 'all', 'demographics' or 'none'
     sets:dict|None=None, # a cohort's own sets, name -> dict(numeric=[...], categorical=[...])
 ) -> dict: # dict(numeric=[...], categorical=[...])
     "The columns of a named feature set."
-    sets = FEATURE_SETS[check_name(cohort_name, FEATURE_SETS, 'cohort')] if sets is None else sets
+    if sets is None: sets = _own_sets(own) if (own := COHORTS.get(cohort_name)) and cohort_name not in FEATURE_SETS else FEATURE_SETS[check_name(cohort_name, FEATURE_SETS, 'cohort')]
     return {k: list(v) for k, v in sets[check_name(set_name, sets, 'feature set')].items()}
 
 # %% ../../nbs/lib/06_data.metadata.ipynb #2e2a931a

@@ -16,7 +16,7 @@ import numpy as np, pandas as pd, torch
 from torch import nn
 
 from ..core import DataError, Parameters, check_name, project_root, read_json, runs_root
-from ..data.cohorts import Cohort
+from ..data.cohorts import Cohort, known_cohorts
 from ..data.images import ImageCache, Preprocess, build_cache, file_digests
 from ..data.loaders import AUGMENTS, FusionData, fusion_dls
 from ..data.metadata import MetadataEncoder, modality_dropout
@@ -44,7 +44,8 @@ def check(
     namespace:dict, # its `globals()`
 ) -> dict: # every parameter with the value in force
     "Check what was injected against `CHOICES`."
-    return declared.check(namespace, **{k: v for k, v in CHOICES.items() if k in declared.defaults})
+    choices = CHOICES | dict(dataset=[*CHOICES['dataset'], *known_cohorts(namespace['dataset'], namespace.get('data_dir'))]) if 'dataset' in namespace else CHOICES
+    return declared.check(namespace, **{k: v for k, v in choices.items() if k in declared.defaults})
 
 # %% ../../nbs/lib/45_training.experiment.ipynb #ddae685a
 RESOLVED = dict(
