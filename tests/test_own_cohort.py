@@ -7,7 +7,7 @@ from PIL import Image
 
 from skincancer.core import read_json
 from skincancer.data.simulate import Simulation, _shape, _view, draw_lesions, render
-from skincancer.predict import clinical_fields, load_run
+from skincancer.predict import load_run
 from test_chapters import finished, papermill, printed
 
 
@@ -51,7 +51,7 @@ def test_it_is_explored_and_trained_like_the_others(clinic, tmp_path):
     sides = [{i[:3] for i in split[k]} for k in ('train', 'valid', 'test')]
     assert all(sides) and not (sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2])     # patients stay together
     predictor = load_run(run)
-    assert set(clinical_fields(predictor)) == {'age', 'sex'} and predictor.classes == ['mel', 'nv']
+    assert set(predictor.fields) == {'age', 'sex'} and predictor.classes == ['mel', 'nv']
 
 
 def test_a_wrong_description_says_what_is_wrong(clinic, tmp_path):
