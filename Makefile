@@ -4,9 +4,6 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 WORKERS ?= 2
 export PYTHONWARNINGS ?= ignore
-# glibc gives large blocks back to the system at once and asks for them again at the next step of a training; let it keep them
-export MALLOC_MMAP_MAX_ ?= 0
-export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
