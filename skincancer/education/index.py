@@ -77,7 +77,7 @@ VERSION = 1  # of the layout of the index
 
 def search_text(
     p:Passage,
-) -> str: # what both searches read
+) -> str: # what BM25 and rerankers read
     "A passage with its title and heading before it."
     return f'{p.title}. {SECTIONS.get(p.section, p.section.replace("_", " ").capitalize())}. {p.text}'
 
@@ -87,9 +87,8 @@ def index_key(passages, embedder): return digest(VERSION, embedder.id, [asdict(p
 def _write_index(folder, passages, embedder):
     "A table of passages with vectors and a full-text index; the count is written last."
     lancedb, fts = need('lancedb'), need('lancedb.index').FTS
-    texts = [search_text(p) for p in passages]
-    rows = [dict(id=p.id, condition=p.condition, section=p.section, text=t, passage=json.dumps(asdict(p)), vector=v)
-            for p, t, v in zip(passages, texts, embedder.encode(texts))]
+    vectors = embedder.encode([p.text for p in passages])
+    rows = [dict(id=p.id, condition=p.condition, section=p.section, text=search_text(p), passage=json.dumps(asdict(p)), vector=v) for p, v in zip(passages, vectors)]
     table = lancedb.connect(str(folder)).create_table('passages', rows)
     table.create_index('text', config=fts(stem=True, remove_stop_words=True))
     write_json(folder/'complete.json', dict(passages=len(rows), embedder=embedder.id, version=VERSION))
