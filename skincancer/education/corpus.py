@@ -7,7 +7,7 @@ __all__ = ['SECTIONS', 'CONDITIONS', 'GENERAL', 'LABELS', 'AGENT', 'BASES', 'PDQ
            'one_line', 'split_sentences', 'section_slug', 'read_note', 'notes_folder', 'read_notes', 'unique',
            'section_of', 'condition_in', 'chunks', 'html_paragraphs', 'medlineplus_topics', 'jats_licence',
            'jats_paragraphs', 'Fetcher', 'europepmc_query', 'fetch_pdq', 'fetch_medlineplus', 'fetch_europepmc',
-           'corpus_root', 'fetch_corpus', 'gives_orders', 'screen', 'read_corpus', 'show_corpus', 'main']
+           'corpus_root', 'fetch_corpus', 'gives_orders', 'quotable', 'screen', 'read_corpus', 'show_corpus', 'main']
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #edd7dfd8
 import json, re, sys, time, warnings
@@ -499,6 +499,16 @@ def gives_orders(
 ) -> bool: # True if it speaks to a program
     "Is the sentence worded as an instruction to a language model? Finds the usual wordings, not all."
     return re.search(_ORDERS, sentence, re.I) is not None
+
+# %% ../../nbs/lib/80_education.corpus.ipynb #832ee6b3
+_TEXTS = (r'\b(summar(y|ies|i[sz]\w+)|(this|our|the) (web ?)?(page|site|article|document|text|section|paper|review|study|shop)|readers?|click|prompts?|translate|rewrite|'
+          r'your (text|answer|reply|response|output|prompt)|the words?|advertis\w+)\b|https?:|www\.')
+
+def quotable(
+    sentence:str,
+) -> bool: # False if it gives orders, or speaks about texts
+    "May the sentence stand in an explanation of a condition?"
+    return not gives_orders(sentence) and re.search(_TEXTS, sentence, re.I) is None
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #f33c4602
 def screen(
