@@ -501,7 +501,7 @@ def gives_orders(
     return re.search(_ORDERS, sentence, re.I) is not None
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #832ee6b3
-_TEXTS = (r'\b(summar(y|ies|i[sz]\w+)|(this|our|the) (web ?)?(page|site|article|document|text|section|paper|review|study|shop)|readers?|click|prompts?|translate|rewrite|'
+_TEXTS = (r'\b(summar(y|ies|i[sz]\w+)|(this|our|the) (web ?)?(page|site|article|document|text|shop)|this (section|paper|review|study)|readers?|click|translate|rewrite|'
           r'your (text|answer|reply|response|output|prompt)|the words?|advertis\w+)\b|https?:|www\.')
 
 def quotable(

@@ -371,6 +371,7 @@ def answer(
     "What the sources say to a question, or that they say nothing."
     _check_writer(writer, endpoint)
     index, dropped = index or companion_index(), Counter()
+    if gives_orders(question): return _abstain(None, question, 'The companion explains skin conditions from its sources, and takes no instructions.', index)
     nearest = trusted_hits(index, question, 1, mode='dense')
     if not nearest or nearest[0].similarity < min_similarity: return _abstain(None, question, 'The companion has no text that answers this question.', index)
     hits = trusted_hits(index, question, k, mode=mode)
