@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'CONDITIONS', 'GENERAL', 'LABELS', 'AGENT', 'BASES', 'PDQ', 'TOPICS', 'TITLES', 'condition_of', 'Passage',
-           'one_line', 'split_sentences', 'section_slug', 'read_note', 'notes_folder', 'read_notes', 'unique',
-           'section_of', 'condition_in', 'chunks', 'html_paragraphs', 'medlineplus_topics', 'jats_licence',
+           'one_line', 'split_sentences', 'section_slug', 'read_note', 'notes_folder', 'read_notes', 'is_note',
+           'unique', 'section_of', 'condition_in', 'chunks', 'html_paragraphs', 'medlineplus_topics', 'jats_licence',
            'jats_paragraphs', 'Fetcher', 'europepmc_query', 'fetch_pdq', 'fetch_medlineplus', 'fetch_europepmc',
            'corpus_root', 'fetch_corpus', 'gives_orders', 'quotable', 'screen', 'read_corpus', 'show_corpus', 'main']
 
@@ -132,6 +132,13 @@ def read_notes(
     if not files: raise FileNotFoundError(f'There are no notes (*.md) in {folder}.')
     passages = [p for f in files for p in read_note(f.read_text(encoding='utf-8'), f.name)]
     return unique(passages)
+
+# %% ../../nbs/lib/80_education.corpus.ipynb #c56b6bfb
+def is_note(
+    p:Passage,
+) -> bool: # False for what was fetched
+    "Is the passage from the notes of the package?"
+    return p.id.split('/')[0] in (*CONDITIONS, GENERAL)
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #490684b2
 def unique(

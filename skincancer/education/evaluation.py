@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'PLANTED', 'read_questions', 'recall_at', 'reciprocal_rank', 'mean_rows', 'retrieval_scores',
            'retrieval_table', 'similarities', 'choose_threshold', 'abstention_table', 'holds', 'keeps_to_sources',
-           'answer_scores', 'ratio_row', 'source_table', 'support_table', 'plant', 'planted_table']
+           'answer_scores', 'ratio_row', 'source_table', 'support_table', 'plant', 'remember', 'planted_table']
 
 # %% ../../nbs/lib/83_education.evaluation.ipynb #b8e17b30
 import json, tempfile
@@ -223,8 +223,10 @@ def plant(
     return [Passage(f'planted/{c}/{s}/1', c, s, wording.replace('{}', name(c)), 'A planted page', 'https://example.org/planted', licence='CC BY 4.0', retrieved='2000-01-01')
             for c in conditions for s in sections]
 
-def _remember(embedder):
-    "The embedder with a memory, so that the same passages are embedded once."
+def remember(
+    embedder:Embedder,
+) -> Embedder: # the same vectors
+    "The embedder with a memory, so that the same text is embedded once."
     seen = {}
     def encode(texts):
         new = [t for t in dict.fromkeys(texts) if t not in seen]
@@ -243,7 +245,7 @@ def planted_table(
     **kwargs, # for `summarise`
 ) -> pd.DataFrame: # one row per wording: recognised, quotable, quoted and changed (summaries)
     "What planted instructions change in the summaries."
-    embedder, rows = _remember(embedder), []
+    embedder, rows = remember(embedder), []
     with tempfile.TemporaryDirectory() as d:
         plain = build_index(passages, d, embedder)
         before = {c: _content(summarise(c, plain, **kwargs)) for c in conditions}

@@ -19,7 +19,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import check_name
-from .corpus import CONDITIONS, GENERAL, SECTIONS, Passage, gives_orders, quotable, split_sentences
+from .corpus import CONDITIONS, GENERAL, SECTIONS, Passage, gives_orders, is_note, quotable, split_sentences
 from .index import Index, companion_index, need
 
 # %% ../../nbs/lib/82_education.writer.ipynb #ded89390
@@ -142,14 +142,14 @@ def same_content(
 
 # %% ../../nbs/lib/82_education.writer.ipynb #34525661
 def _candidates(hits, dropped):
-    "Units of the hits with their place: (order of the document, number of the passage, position)."
+    "Units of the hits with their place (order of the document, number of the passage, position)."
     first, out = {}, []
     for h in hits:
         p, number = h.passage, re.search(r'(\d+)$', h.passage.id)
         at = first.setdefault((p.title, p.url), len(first))
         for i, unit in enumerate(units(p.text)):
             dropped['not quotable'] += sum(not quotable(s) for s in unit)
-            if all(map(quotable, unit)) and not (_LEANS.match(unit[0]) and len(hits) > 1): out.append(((at, int(number[1]) if number else 0, i), p, unit))
+            if all(map(quotable, unit)) and not (_LEANS.match(unit[0]) and len(hits) > 1): out.append(((at, int(number[1]) if number else 0, i), h, unit))
     return out
 
 # %% ../../nbs/lib/82_education.writer.ipynb #7dcdc822
@@ -158,7 +158,7 @@ def choose_sentences(
     query:str, # what they should answer
     embedder, # of the index
     most:int=3, # sentences
-    within:float=0., # share of the nearest unit's cosine that others must have
+    within:float=0., # share of the nearest unit's score that others must have
     reading_order:bool=True, # as in the passages, or by nearness
     dropped=None, # `Counter` that notes what was not let through
 ) -> list: # of `Sentence`, each a verbatim part of its passage
@@ -166,13 +166,14 @@ def choose_sentences(
     found = _candidates(hits, Counter() if dropped is None else dropped)
     if not found: return []
     near = embedder.encode([' '.join(u) for *_, u in found]) @ embedder.encode([query])[0]
+    near = (near + np.nan_to_num([h.similarity for _, h, _ in found]))/2
     taken, left = [], most
     for i in np.argsort(-near, kind='stable'):
-        place, p, unit = found[i]
+        place, _, unit = found[i]
         if near[i] < within*near.max() or len(unit) > left or any(same_content(' '.join(unit), ' '.join(u)) for *_, u in taken): continue
         taken, left = taken + [found[i]], left - len(unit)
     if reading_order: taken = sorted(taken, key=lambda o: o[0])
-    return [Sentence(s, (p.id,)) for _, p, unit in taken for s in unit]
+    return [Sentence(s, (h.passage.id,)) for _, h, unit in taken for s in unit]
 
 # %% ../../nbs/lib/82_education.writer.ipynb #32be8199
 TREATED = ('melanoma', 'basal_cell_carcinoma', 'squamous_cell_carcinoma', 'actinic_keratosis')
@@ -200,10 +201,11 @@ def trusted_hits(
     index:Index,
     query:str, # a question
     k:int, # passages
+    accept=None, # function of a passage; only those for which it is true
     **kwargs, # for `Index.search`
 ) -> list: # of `Hit`
     "The `k` best passages in which no sentence gives orders; those that do cannot push others out."
-    clean = lambda p: not any(map(gives_orders, split_sentences(p.text)))
+    clean = lambda p: (accept is None or accept(p)) and not any(map(gives_orders, split_sentences(p.text)))
     n = k
     while True:
         hits = index.search(query, n, **kwargs)
@@ -214,12 +216,12 @@ def trusted_hits(
 # %% ../../nbs/lib/82_education.writer.ipynb #ef0b071f
 MIN_SIMILARITY = .57 # between a question and the nearest passage
 MODE = 'dense' # of the searches; chosen on the development questions too
-WITHIN = .75 # of the nearest sentence's cosine, for the other sentences of an answer; likewise
+WITHIN = .85 # of the nearest unit's score, for the other sentences of an answer; likewise
 
 def _abstain(condition, title, reason, index):
     "An abstention, with the general advice on when to see a doctor."
     ask, where = 'When should one see a doctor about a spot on the skin?', dict(mode=MODE, condition=GENERAL, section='when_to_see_a_doctor')
-    found = trusted_hits(index, ask, 3, **where) or trusted_hits(companion_index(), ask, 3, **where)
+    found = trusted_hits(index, ask, 3, is_note, **where) or trusted_hits(companion_index(), ask, 3, **where)
     return Summary(condition, title, dict(when_to_see_a_doctor=choose_sentences(found, ask, index.embedder)), {h.passage.id: h.passage for h in found}, True, reason)
 
 # %% ../../nbs/lib/82_education.writer.ipynb #154a924c
@@ -259,12 +261,12 @@ def support(
     passages, # of `Passage`, those that it cites
     embedder, # of the index
 ) -> float: # 0 to 1
-    "How well the cited passages support a sentence: the smaller of cosine and shared words, 0 if a number or a negation is not theirs."
+    "How well the cited passages support a sentence: the smaller of cosine and shared words, 0 if numbers or negations are not theirs."
     if not passages: return 0.
     theirs = [t for p in passages for t in split_sentences(p.text)]
     cosine = embedder.encode(theirs) @ embedder.encode([sentence])[0]
     nearest, words = theirs[int(cosine.argmax())], content_words(sentence)
-    if _numbers(sentence) - _numbers(' '.join(theirs)) or bool(_NOT.search(sentence)) != bool(_NOT.search(nearest)): return 0.
+    if _numbers(sentence) - _numbers(' '.join(theirs)) or len(_NOT.findall(sentence)) != len(_NOT.findall(nearest)): return 0.
     shared = len(words & content_words(' '.join(theirs)))/max(1, len(words))
     return float(max(0, min(cosine.max(), shared)))
 
@@ -344,6 +346,7 @@ def summarise(
     outlier:bool=False, # is the picture out of distribution?
     writer:str='extractive', # or endpoint
     endpoint:dict=None, # base_url and model of an OpenAI-compatible server
+    notes_first:bool=True, # fetched texts only for sections that the notes lack? else they compete
     k:int=5, # passages a section
 ) -> Summary:
     "What the sources say about a condition in six sections, each sentence with its citation; or why nothing is said."
@@ -351,7 +354,8 @@ def summarise(
     index = index or companion_index()
     name, dropped = condition.replace('_', ' ') if condition != GENERAL else 'skin cancer', Counter()
     queries = {s: q.format(name) for s, q in QUESTIONS.items()}
-    found = {s: trusted_hits(index, q, k, mode=MODE, condition=condition, section=s) for s, q in queries.items()}
+    look = lambda s, accept: trusted_hits(index, queries[s], k, accept, mode=MODE, condition=condition, section=s)
+    found = {s: notes_first and look(s, is_note) or look(s, None) for s in queries}
     title = _title(condition, found)
     if reason := doubt(condition, conformal_set, outlier) or _weak(found): return _abstain(condition, title, reason, index)
     sections = {s: _write(hits, queries[s], index.embedder, writer, endpoint, dropped) for s, hits in found.items()}
