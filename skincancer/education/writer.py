@@ -86,7 +86,8 @@ def source_line(
     p:Passage,
 ) -> str: # Markdown
     "How a passage is cited: title, publisher, licence, date of retrieval, and what it rests on itself."
-    about = [_link(p.title, p.url) + f', {SECTIONS.get(p.section, p.section.replace("_", " ")).lower()}', _plain(p.publisher), _plain(p.licence), f'retrieved {p.retrieved}' if p.retrieved else '', f'passage `{p.id}`']
+    section, when = SECTIONS.get(p.section, p.section.replace('_', ' ')).lower(), f'retrieved {p.retrieved}' if p.retrieved else ''
+    about = [f'{_link(p.title, p.url)}, {section}', _plain(p.publisher), _plain(p.licence), when, f'passage `{p.id}`']
     rests = f'. After: {"; ".join(map(_reference, p.references))}' if p.references else ''
     return '; '.join(o for o in about if o) + rests + '.'
 
@@ -110,11 +111,13 @@ def to_markdown(self:Summary) -> str: # begins with the disclaimer
     lines = [f'**{DISCLAIMER}**', '', f'## {_plain(self.title)}', '']
     if self.abstained: lines += [f'**No summary is given.** {_plain(self.reason)}', '']
     lines += self._section_lines(number)
-    if number: lines += ['### Sources', '', *(f'{i}. {source_line(self.passages[k])}' for k, i in number.items()), '', f'Reading level: grade {self.reading_level:.0f} (Flesch-Kincaid).']
+    sources = [f'{i}. {source_line(self.passages[k])}' for k, i in number.items()]
+    if sources: lines += ['### Sources', '', *sources, '', f'Reading level: grade {self.reading_level:.0f} (Flesch-Kincaid).']
     return '\n'.join(lines).strip() + '\n'
 
 # %% ../../nbs/lib/82_education.writer.ipynb #ea445f1c
-_LEANS = re.compile(r'(It|Its|They|Their|Them|This|That|These|Those|He|She|His|Her|Both|Such|However|But|Also|Then|Therefore|Otherwise|Here|There(?!\s+(is|are)\b))\b')
+_LEANS = re.compile(r'(It|Its|They|Their|Them|This|That|These|Those|He|She|His|Her|Both|Such|However|But|Also|Then|Therefore|Otherwise|Here|'
+                    r'There(?!\s+(is|are)\b))\b')
 
 def units(
     text:str, # a passage
@@ -127,8 +130,8 @@ def units(
     return out
 
 # %% ../../nbs/lib/82_education.writer.ipynb #ee092c0a
-_STOP = set('a an and are as at be been but by can could do does for from had has have if in into is it its may might more most no nor not of often on one or other out '
-            'should so some such than that the their them then there these they this those to up usually very was were when which who will with without you your'.split())
+_STOP = set('a an and are as at be been but by can could do does for from had has have if in into is it its may might more most no nor not of '
+            'often on one or other out should so some such than that the their them then there these they this those to up usually very was were when which who will with without you your'.split())
 
 def content_words(text): return {w[:6] for w in re.findall(r'[a-z]+|\d+(?:\.\d+)?', text.lower()) if w not in _STOP}
 
@@ -178,6 +181,7 @@ def choose_sentences(
 # %% ../../nbs/lib/82_education.writer.ipynb #32be8199
 TREATED = ('melanoma', 'basal_cell_carcinoma', 'squamous_cell_carcinoma', 'actinic_keratosis')
 MOST_CONDITIONS = 3
+_MISLEAD = 'A text about one of them would mislead.'
 
 def _spoken(names): return ', '.join(n.replace('_', ' ') for n in sorted(names))
 
@@ -191,8 +195,8 @@ def doubt(
     if conformal_set is None: return ''
     names = {check_name(c, (*CONDITIONS, GENERAL), 'condition') for c in conformal_set}
     if not names: return 'The model fits none of its conditions to this picture at the chosen confidence.'
-    if len(names) > MOST_CONDITIONS: return f'The model cannot decide between {len(names)} conditions ({_spoken(names)}). A text about one of them would mislead.'
-    if 0 < len(names & set(TREATED)) < len(names): return f'The model cannot tell a condition that needs treatment from a harmless one here ({_spoken(names)}). A text about one of them would mislead.'
+    if len(names) > MOST_CONDITIONS: return f'The model cannot decide between {len(names)} conditions ({_spoken(names)}). {_MISLEAD}'
+    if 0 < len(names & set(TREATED)) < len(names): return f'The model cannot tell a condition that needs treatment from a harmless one here ({_spoken(names)}). {_MISLEAD}'
     if condition not in names: return f'The model is not sure enough of its own first choice: its set of likely conditions is {_spoken(names)}.'
     return ''
 
@@ -290,7 +294,8 @@ def check_sentences(
 
 # %% ../../nbs/lib/82_education.writer.ipynb #07499748
 def _client(endpoint):
-    if not isinstance(endpoint, dict) or not {'base_url', 'model'} <= set(endpoint): raise ValueError("endpoint is a dict with base_url and model, and api_key where the server wants one.")
+    if not isinstance(endpoint, dict) or not {'base_url', 'model'} <= set(endpoint):
+        raise ValueError('endpoint is a dict with base_url and model, and api_key where the server wants one.')
     for k in endpoint: check_name(k, ('base_url', 'model', 'api_key', 'timeout'), 'key of endpoint')
     return need('openai').OpenAI(base_url=endpoint['base_url'], api_key=endpoint.get('api_key') or 'none', timeout=endpoint.get('timeout', 60), max_retries=2)
 
