@@ -31,24 +31,24 @@ from ..training.runs import read_run
 class Entry:
     "One chapter of the report, as `report.yml` names it."
     chapter:str                 # notebook in `nbs/`, '01_eda'
-    dataset:str = 'simulated'   # a name in `COHORTS`
+    dataset:str = 'simulated'   # a name in `COHORTS`; empty for a chapter that reads none
     parameters:dict = field(default_factory=dict)  # beyond the data set
     execute:bool = True         # run it; otherwise the outputs that are stored in `nbs/` are taken
     reads:tuple = ()            # patterns of the files whose content decides what comes out
 
 # %% ../../nbs/lib/55_report.build.ipynb #0dcf2ad0
 @patch(as_prop=True)
-def id(self:Entry): return f'{self.chapter}-{self.dataset}'
+def id(self:Entry): return '-'.join(filter(None, [self.chapter, self.dataset]))
 @patch(as_prop=True)
-def suffix(self:Entry): return self.dataset.replace('_', '-')
+def suffix(self:Entry): return f'-{self.dataset.replace("_", "-")}' if self.dataset else ''
 @patch(as_prop=True)
-def anchor(self:Entry): return f'sec-{self.chapter[3:].replace("_", "-")}-{self.suffix}'
+def anchor(self:Entry): return f'sec-{self.chapter[3:].replace("_", "-")}{self.suffix}'
 @patch(as_prop=True)
 def source(self:Entry): return project_root()/'nbs'/f'{self.chapter}.ipynb'
 @patch(as_prop=True)
 def path(self:Entry): return project_root()/'report'/f'{self.id}.ipynb'
 @patch(as_prop=True)
-def data(self:Entry): return COHORTS[self.dataset].title
+def data(self:Entry): return COHORTS[self.dataset].title if self.dataset else ''
 
 # %% ../../nbs/lib/55_report.build.ipynb #710183c3
 def read_report(
@@ -58,7 +58,7 @@ def read_report(
     spec = yaml.safe_load(Path(path or project_root()/'report.yml').read_text(encoding='utf-8'))
     known, out = {p.stem for p in (project_root()/'nbs').glob('*.ipynb')}, []
     for o in spec['chapters']:
-        check_name(o['chapter'], known, 'chapter'); check_name(o.get('dataset', 'simulated'), COHORTS, 'data set')
+        check_name(o['chapter'], known, 'chapter'); check_name(o.get('dataset', 'simulated'), ['', *COHORTS], 'data set')
         out.append(Entry(**o, reads=tuple(r.format(dataset=o.get('dataset', 'simulated')) for r in (spec.get('reads') or {}).get(o['chapter'], ()))))
     if len({e.id for e in out}) < len(out): raise ValueError('report.yml names the same chapter and data set twice')
     return out
@@ -123,8 +123,8 @@ def mark_cell(
     entry:Entry,
 ) -> str:
     "Labels with the data set's name, captions that begin with its title unless they name a data set themselves."
-    named = lambda caption: any(c.title in caption for c in COHORTS.values())
-    return _CAPTION.sub(lambda m: m[0] if named(m[2]) else f'{m[1]}{entry.data}. {m[2]}', _LABEL.sub(lambda m: f'{m[1]}-{entry.suffix}', source))
+    named = lambda caption: not entry.data or any(c.title in caption for c in COHORTS.values())
+    return _CAPTION.sub(lambda m: m[0] if named(m[2]) else f'{m[1]}{entry.data}. {m[2]}', _LABEL.sub(lambda m: f'{m[1]}{entry.suffix}', source))
 
 # %% ../../nbs/lib/55_report.build.ipynb #ef85402a
 def mark_text(
@@ -133,7 +133,7 @@ def mark_text(
     entry:Entry,
 ) -> str:
     "References to the notebook's own figures follow their labels."
-    return re.sub(r'@((?:fig|tbl)-[\w-]+)', lambda m: f'@{m[1]}-{entry.suffix}' if m[1] in labels else m[0], source)
+    return re.sub(r'@((?:fig|tbl)-[\w-]+)', lambda m: f'@{m[1]}{entry.suffix}' if m[1] in labels else m[0], source)
 
 # %% ../../nbs/lib/55_report.build.ipynb #325a1aeb
 def _nameless(text):
@@ -168,7 +168,7 @@ def relink(
     def target(m):
         e = Entry(m[1], entry.dataset if f'{m[1]}-{entry.dataset}' in there else 'simulated')
         title = nbformat.read(e.source, 4).cells[0].source.split('\n')[0].lstrip('# ')
-        anchor = f'{m[2]}-{e.suffix}' if re.match('(fig|tbl)-', m[2] or '') else e.anchor if m[2] == re.sub(r'[^\w]+', '-', title.lower()) else m[2]
+        anchor = f'{m[2]}{e.suffix}' if re.match('(fig|tbl)-', m[2] or '') else e.anchor if m[2] == re.sub(r'[^\w]+', '-', title.lower()) else m[2]
         return f'](/report/{e.id}.ipynb' + (f'#{anchor})' if m[2] else ')')
     return re.sub(r'\]\(/nbs/(\d\d_\w+)\.ipynb(?:#([^)]*))?\)', target, text)
 
@@ -188,9 +188,9 @@ def for_book(
         else: c.source, c.outputs = mark_cell(_nameless(c.source), entry), _outputs(c.outputs)
         for o in c.get('outputs', []):
             if 'text/markdown' in o.get('data', {}): o['data']['text/markdown'] = relink(o['data']['text/markdown'], entry)
-        c['id'] = f'{entry.chapter[:2]}-{entry.suffix}-{i:03d}'
+        c['id'] = f'{entry.chapter[:2]}{entry.suffix}-{i:03d}'
     title, *rest = nb.cells[0].source.split('\n')
-    nb.cells[0].source = '\n'.join([f'{title}: {entry.data} {{#{entry.anchor}}}', *rest] + ([] if entry.execute else ['', STORED]))
+    nb.cells[0].source = '\n'.join([f'{": ".join(filter(None, [title, entry.data]))} {{#{entry.anchor}}}', *rest] + ([] if entry.execute else ['', STORED]))
     nb.metadata = nbformat.from_dict(dict(kernelspec=dict(display_name='python3', language='python', name='python3')))
     return nb
 
@@ -205,7 +205,7 @@ def run_entry(
         from papermill import execute_notebook
         for n in ('papermill', 'traitlets'): logging.getLogger(n).setLevel(logging.ERROR)
         with tempfile.TemporaryDirectory() as d:
-            nb = execute_notebook(str(entry.source), f'{d}/out.ipynb', dict(dataset=entry.dataset) | entry.parameters, kernel_name='python3', progress_bar=False, cwd=str(project_root()/'nbs'))
+            nb = execute_notebook(str(entry.source), f'{d}/out.ipynb', (dict(dataset=entry.dataset) if entry.dataset else {}) | entry.parameters, kernel_name='python3', progress_bar=False, cwd=str(project_root()/'nbs'))
     else: nb = nbformat.read(entry.source, 4)
     with atomic_path(entry.path) as tmp: nbformat.write(for_book(nb, entry), tmp)
     return before | dict(notebook=file_sha256(entry.path)[:12])
@@ -213,7 +213,7 @@ def run_entry(
 # %% ../../nbs/lib/55_report.build.ipynb #289d3c49
 def can_run(entry:Entry) -> bool: # is its data set here?
     "Real data have to be on this machine; the simulated cohort is drawn."
-    return not entry.execute or entry.dataset == 'simulated' or (data_root()/entry.dataset).is_dir()
+    return not entry.execute or entry.dataset in ('', 'simulated') or (data_root()/entry.dataset).is_dir()
 
 # %% ../../nbs/lib/55_report.build.ipynb #be44a1e9
 def check_executed(
