@@ -6,8 +6,8 @@
 __all__ = ['STORED', 'ABSENT', 'QUOTED', 'FUSED', 'HEAD', 'Entry', 'read_report', 'module_files', 'state', 'lock_path',
            'read_lock', 'stale', 'mark_cell', 'mark_text', 'relink', 'for_book', 'run_entry', 'can_run',
            'check_executed', 'interval', 'change_key', 'row_changes', 'sweep_variables', 'difference_rows',
-           'write_differences', 'difference_variables', 'fold_variables', 'leak_variables', 'data_variables',
-           'variables', 'generated', 'write_generated', 'labelled_tables', 'build_report', 'main']
+           'write_differences', 'difference_variables', 'fold_variables', 'recipe_variables', 'leak_variables',
+           'data_variables', 'variables', 'generated', 'write_generated', 'labelled_tables', 'build_report', 'main']
 
 # %% ../../nbs/lib/55_report.build.ipynb #39a7026f
 import ast, os, re, sys, tempfile
@@ -345,6 +345,17 @@ def fold_variables(
         o['folds'] = f'{r.fold_low:.3f} to {r.fold_high:.3f}'
     return out
 
+# %% ../../nbs/lib/55_report.build.ipynb #0bb201bd
+def recipe_variables(
+    dataset:str,
+    results:Path, # folder
+) -> dict: # recipes tried; mean validation balanced accuracy of late fusion with the recipe in use and with the best; spread over folds
+    "How the search for a recipe went; empty where there was none."
+    if not (file := results/f'recipes-{dataset}.csv').exists(): return {}
+    t = pd.read_csv(file)
+    folds = t[t.fusion == 'late'].groupby('recipe', sort=False).balanced_accuracy
+    return dict(tried=str(t.recipe.nunique()), fits=str(len(t)), kept=f'{folds.mean().iloc[0]:.3f}', best=f'{folds.mean().max():.3f}', spread=f'{folds.std().mean():.3f}')
+
 # %% ../../nbs/lib/55_report.build.ipynb #cbbc2c0a
 def leak_variables(
     dataset:str,
@@ -378,7 +389,7 @@ def data_variables(
     out |= dict(test_groups=f'{late["test"]["groups"]:,}' if late else ABSENT, split=_sides(runs['late'], results) if late else {})
     if late.get('optimum'): out['optimum'] = {k: f'{v:.3f}' for k, v in late['optimum'].items()}
     out |= dict(sweep=sweep_variables(f'ablation_{dataset}', results), difference=difference_variables(dataset, results), leak=leak_variables(dataset, results))
-    out |= dict(folds=fold_variables(dataset, results))
+    out |= dict(folds=fold_variables(dataset, results), recipes=recipe_variables(dataset, results))
     if (project_root()/f'nbs/sweeps/trained_{dataset}.yml').exists(): out['trained'] = sweep_variables(f'trained_{dataset}', results) | dict(difference=difference_variables(dataset, results, 'trained'))
     return out
 
