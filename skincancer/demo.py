@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['NOTICE', 'ADVICE', 'FIELD_GROUPS', 'DEMO_PARAMS', 'MAX_UPLOAD', 'NO_COMPANION', 'WAITING', 'MAX_WAITING', 'LOOPBACK',
            'condition_name', 'group_fields', 'answer_name', 'percent', 'listing', 'demo_run', 'describe',
-           'draw_example', 'data_url', 'examples', 'read_upload', 'read_known', 'ask', 'companion_summary', 'summary',
-           'verdict_html', 'bars_html', 'weights_html', 'brightest', 'overlay', 'views_html', 'strange_html',
+           'draw_example', 'data_url', 'examples', 'read_upload', 'read_known', 'in_line', 'ask', 'companion_summary',
+           'summary', 'verdict_html', 'bars_html', 'weights_html', 'brightest', 'overlay', 'views_html', 'strange_html',
            'model_html', 'outcome_html', 'as_json', 'complaint', 'build_page', 'Gate', 'make_app', 'seal', 'listen',
            'serve', 'greeting']
 
 # %% ../nbs/lib/90_demo.ipynb #e83ba5f6
-import base64, binascii, io, json, re, sys, threading, traceback
+import asyncio, base64, binascii, io, json, re, sys, threading, traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
+from functools import partial, wraps
 from html import escape
 from importlib import import_module
 from pathlib import Path
@@ -197,6 +199,13 @@ def _about(question, allowed, v, e):
 # %% ../nbs/lib/90_demo.ipynb #f75d47d1
 _one_at_a_time = threading.Lock()
 
+def in_line(f): # as a coroutine that runs in the one thread kept for the model
+    "Each further thread would hold on to memory of its own."
+    thread = ThreadPoolExecutor(1, 'model')
+    @wraps(f)
+    async def wrapped(*args, **kwargs): return await asyncio.get_running_loop().run_in_executor(thread, partial(f, *args, **kwargs))
+    return wrapped
+
 def ask(
     predictor:Predictor,
     picture:str, # as `read_upload` takes it
@@ -259,7 +268,7 @@ def verdict_html(
     return first + _p(promise, 'small') + _p(most) + other
 
 # %% ../nbs/lib/90_demo.ipynb #f294ccd4
-def _bar(low, high): return f'<span class="track" aria-hidden="true"><i style="left:{100*max(low, 0):.1f}%;width:{100*max(high - low, 0):.1f}%"></i></span>'
+def _bar(low, high, text): return f'<td><span class="part"><span class="track" aria-hidden="true"><i style="left:{100*max(low, 0):.1f}%;width:{100*max(high - low, 0):.1f}%"></i></span><span class="number">{text}</span></span></td>'
 
 def bars_html(
     o:Prediction,
@@ -269,11 +278,12 @@ def bars_html(
     def row(c, p):
         inside = c in o.conformal
         note = '<span class="malignant">malignant</span>' if c in malignant else ''
-        return (f'<tr class="{"in" if inside else "out"}"><th scope="row">{_cond(c)}{note}</th><td>{_bar(0, p)}</td><td class="number">{percent(p)}</td>'
+        return (f'<tr class="{"in" if inside else "out"}"><th scope="row">{_cond(c)}{note}</th>{_bar(0, p, percent(p))}'
                 f'<td><span class="mark">{"&#10003; possible" if inside else "ruled out"}</span></td></tr>')
     body = ''.join(row(c, p) for c, p in sorted(o.probabilities.items(), key=lambda t: -t[1]))
-    return ('<h3>Probabilities</h3><table class="bars"><caption>Calibrated: of the pictures that get 30%, about 3 in 10 have the condition, where conditions are as frequent as in the training data.</caption>'
-            '<thead><tr><th>Condition</th><th><span class="sr-only">Bar</span></th><th>Probability</th><th>In the set?</th></tr></thead><tbody>' + body + '</tbody></table>')
+    about = _p('Calibrated: of the pictures that get 30%, about 3 in 10 have the condition, where conditions are as frequent as in the training data.', 'small')
+    return (f'<h3>Probabilities</h3>{about}<table class="bars"><caption class="sr-only">Probability of each condition</caption>'
+            f'<thead><tr><th scope="col">Condition</th><th scope="col">Probability</th><th scope="col">In the set?</th></tr></thead><tbody>{body}</tbody></table>')
 
 # %% ../nbs/lib/90_demo.ipynb #71b17f10
 def weights_html(
@@ -283,12 +293,12 @@ def weights_html(
     "The parts of image and metadata in the probability of the most probable class, as a table that adds up."
     w, total = o.weighed, o.probabilities[o.label]
     def step(name, at, d):
-        points = f'{"+" if d >= 0 else "&minus;"}{abs(100*d):.0f} points'
-        return f'<tr class="{"plus" if d >= 0 else "minus"}"><th scope="row">{name}</th><td>{_bar(min(at, at + d), max(at, at + d))}</td><td class="number">{points}</td></tr>'
-    rows = [f'<tr class="base"><th scope="row">Before anything is seen</th><td>{_bar(0, w["base"])}</td><td class="number">{percent(w["base"])}</td></tr>']
+        points = f'{n:+.0f} point{"" if abs(n) == 1 else "s"}'.replace('-', '&minus;') if (n := round(100*d)) else 'nothing'
+        return f'<tr class="{"plus" if d >= 0 else "minus"}"><th scope="row">{name}</th>{_bar(min(at, at + d), max(at, at + d), points)}</tr>'
+    rows = [f'<tr class="base"><th scope="row">Before anything is seen</th>{_bar(0, w["base"], percent(w["base"]))}</tr>']
     if reads[0]: rows.append(step('The picture', w['base'], w['image']))
     if reads[1]: rows.append(step('What is known of the patient', w['base'] + w['image'], w['metadata']))
-    rows.append(f'<tr class="total"><th scope="row">{_cond(o.label)}</th><td>{_bar(0, total)}</td><td class="number">{percent(total)}</td></tr>')
+    rows.append(f'<tr class="total"><th scope="row">{_cond(o.label)}</th>{_bar(0, total, percent(total))}</tr>')
     caption = f'How the probability of {_cond(o.label)} came about (Shapley values of two sources).'
     return f'<h3>What weighed how much</h3><table class="weights"><caption>{caption}</caption><tbody>{"".join(rows)}</tbody></table>'
 
@@ -296,10 +306,10 @@ def weights_html(
 def brightest(
     heat:np.ndarray, # (h, w) in 0..1
 ) -> str: # such as 'upper left'
-    "In which ninth of a map its centre of mass lies, the brightest fifth alone counted."
-    h = np.where(heat >= np.quantile(heat, .8), heat, 0)
-    y, x = ((h*g).sum()/max(h.sum(), 1e-9)/n for g, n in zip(np.mgrid[:h.shape[0], :h.shape[1]], h.shape))
-    a, b = ('upper', '', 'lower')[min(int(3*y), 2)], ('left', '', 'right')[min(int(3*x), 2)]
+    "The ninth of a map whose mean is highest."
+    thirds = [np.array_split(o, 3, 1) for o in np.array_split(heat, 3, 0)]
+    y, x = divmod(int(np.argmax([[o.mean() for o in r] for r in thirds])), 3)
+    a, b = ('upper', '', 'lower')[y], ('left', '', 'right')[x]
     return f'{a} {b}'.strip() or 'centre'
 
 # %% ../nbs/lib/90_demo.ipynb #cd2ea40b
@@ -451,7 +461,7 @@ def _layout(gr, predictor):
     gr.HTML(_head_html(describe(predictor)), apply_default_css=False)
     with gr.Row(elem_id='columns'):
         with gr.Column(scale=5):
-            gr.HTML(_PICK_HTML, js_on_load=_static('demo.js'), apply_default_css=False, columns=list(c for g in group_fields(predictor.fields).values() for c in g), examples=examples(predictor.fields), max_bytes=MAX_UPLOAD)
+            gr.HTML(_PICK_HTML, js_on_load=_static('demo.js'), apply_default_css=False, columns=list(c for g in group_fields(predictor.fields).values() for c in g), examples=examples(predictor.fields), waiting=WAITING, max_bytes=MAX_UPLOAD)
             example = gr.Button('Use a drawn example', variant='secondary', elem_id='example')
             with gr.Column(elem_id='fields', visible=bool(predictor.fields)):
                 gr.HTML(f'<h2 class="step">2. What is known</h2>{_p("Every field may stay empty.", "small")}')
@@ -466,14 +476,13 @@ def _layout(gr, predictor):
 # %% ../nbs/lib/90_demo.ipynb #cccf4696
 def _events(gr, c, predictor, companion):
     columns, fields, out = list(c['fields']), list(c['fields'].values()), [c['message'], c['result'], c['text']]
-    asked = c['go'].click(_for_page(predictor, companion, columns), [c['picture'], *fields], out, js='(picture, ...rest) => window.lesion.ask(rest)', preprocess=False, show_progress_on=[c['result']],
+    asked = c['go'].click(in_line(_for_page(predictor, companion, columns)), [c['picture'], *fields], out, js='(picture, ...rest) => window.lesion.ask(rest)', preprocess=False, show_progress_on=[c['result']],
                           api_visibility='private', concurrency_id='model', concurrency_limit=1)
     asked.success(None, [c['message']], None, js='(message) => { window.lesion.done(message) }', api_visibility='private')
     asked.failure(None, None, None, js='() => { window.lesion.failed() }', api_visibility='private')
     c['example'].click(None, None, fields or None, js='() => window.lesion.example()', api_visibility='private')
-    cleared = c['clear'].click(None, None, fields or None, js='() => window.lesion.blank()', api_visibility='private')
-    cleared.then(lambda: (WAITING, ''), None, [c['result'], c['text']], queue=False, api_visibility='private')
-    gr.api(_for_programs(gr, predictor), api_name='predict', concurrency_id='model', concurrency_limit=1)
+    c['clear'].click(None, None, [*fields, c['result'], c['text']], js='() => window.lesion.clear()', api_visibility='private')
+    gr.api(in_line(_for_programs(gr, predictor)), api_name='predict', concurrency_id='model', concurrency_limit=1)
 
 # %% ../nbs/lib/90_demo.ipynb #753845eb
 MAX_WAITING = 256    # questions in the queue; the next one is told to come back
@@ -485,7 +494,9 @@ def build_page(
     "The page, not served yet."
     gr = _gradio()
     with gr.Blocks(title=f'Skin lesions: {NOTICE.lower()}', analytics_enabled=False) as page: _events(gr, _layout(gr, predictor), predictor, companion)
-    return page.queue(max_size=MAX_WAITING, api_open=False)
+    page.state_session_capacity = MAX_WAITING                     # of 10,000 sessions Gradio would keep 60 kB each
+    page.queue(max_size=MAX_WAITING, api_open=False)._queue.pending_messages_per_session.max_size = 2*MAX_WAITING     # of answers nobody came for, 2,000
+    return page
 
 # %% ../nbs/lib/90_demo.ipynb #4a9a031c
 _PATHS = re.compile(r'/|/(assets|static)/[\w./-]+|/theme\.css|/favicon\.ico|/manifest\.json|/config'
@@ -590,7 +601,7 @@ def serve(
     _for_page(predictor, companion, [])(examples({})[0]['picture'])      # whatever is made on first use is made now
     for line in greeting(predictor, sock.getsockname(), local): say(line)
     if not seal(): say('This system has no limit on writing files; the page still writes none.')
-    uvicorn.Server(uvicorn.Config(app, log_level='warning', access_log=False, timeout_graceful_shutdown=2, server_header=False)).run(sockets=[sock])
+    uvicorn.Server(uvicorn.Config(app, log_level='warning', access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=2, server_header=False)).run(sockets=[sock])
 
 # %% ../nbs/lib/90_demo.ipynb #3d9475cf
 def greeting(

@@ -4,6 +4,20 @@ const $ = (id) => document.getElementById(id);
 const lesion = { picture: null, at: -1 };
 window.lesion = lesion;
 
+element.querySelector('.pick').classList.toggle('touch', navigator.maxTouchPoints > 0);      // then the system offers its camera
+
+// What Gradio's fields lack: a name for each group of buttons, one stop of the Tab key for it, and the number keyboard of a phone.
+function dress(tries) {
+  const groups = document.querySelectorAll('#fields fieldset'), boxes = document.querySelectorAll('#fields .numeric input, #fields .numeric textarea');
+  groups.forEach((g, i) => {
+    g.setAttribute('aria-label', g.querySelector('[data-testid=block-info]')?.textContent.trim() ?? '');
+    for (const r of g.querySelectorAll('input[type=radio]')) r.name = `group-${i}`;
+  });
+  for (const b of boxes) b.inputMode = 'decimal';
+  if (tries && groups.length + boxes.length < props.columns.length) setTimeout(() => dress(tries - 1), 100);
+}
+dress(50);
+
 const say = (text) => { $('note').textContent = text; $('problem').textContent = ''; };
 const complain = (text) => { $('note').textContent = ''; $('problem').textContent = text; };
 const stale = (yes) => document.querySelector('.outcome')?.classList.toggle('stale', yes);
@@ -40,9 +54,13 @@ for (const kind of ['dragover', 'dragleave', 'drop'])
   drop.addEventListener(kind, (e) => { e.preventDefault(); drop.classList.toggle('over', kind === 'dragover'); if (kind === 'drop') take(e.dataTransfer.files[0]); });
 
 // What Gradio's events call: each gets or gives the values of the fields, in their order.
-const values = (known) => { const v = props.columns.map((c) => known[c] ?? ''); return v.length === 1 ? v[0] : v; };
+const values = (known) => props.columns.map((c) => known[c] ?? '');
 
-lesion.ask = (rest) => { $('problem').textContent = ''; $('note').textContent = 'Looking at the picture …'; return [lesion.picture, ...rest]; };
+lesion.ask = (rest) => {
+  $('problem').textContent = ''; $('note').textContent = 'Looking at the picture …';
+  fetch('gradio_api/queue/status', { cache: 'no-store' }).catch(lesion.failed);      // is anyone there?
+  return [lesion.picture, ...rest];
+};
 
 lesion.example = () => {
   lesion.at = (lesion.at + 1) % props.examples.length;
@@ -51,7 +69,8 @@ lesion.example = () => {
   show(e.picture, e.text);
   say(`Example ${lesion.at + 1} of ${props.examples.length} is ready. Now ask the model.`);
   stale(true);
-  return values(e.known);
+  const v = values(e.known);
+  return v.length === 1 ? v[0] : v;
 };
 
 lesion.clear = () => {
@@ -59,8 +78,8 @@ lesion.clear = () => {
   $('preview').hidden = true; $('preview').removeAttribute('src'); $('picture-name').textContent = '';
   drop.classList.remove('full');
   say('All is cleared.');
+  return [...values({}), props.waiting, ''];
 };
-lesion.blank = () => { lesion.clear(); return values({}); };
 
 lesion.done = (message) => {
   if (message.startsWith('error ')) return complain(message.slice(6));
