@@ -345,8 +345,9 @@ def strange_html(
     o:Prediction,
 ) -> str: # HTML
     "The out-of-distribution warning, or one quiet line."
-    times = o.ood_score/o.ood_limit if o.ood_limit > 0 else np.inf
-    how = f'It lies {times:.1f} times as far from the training pictures as the limit, below which nearly all ordinary pictures stay.' if o.ood_kind == 'features' else 'The model is less sure of it than of nearly all ordinary pictures.'
+    if np.isinf(o.ood_limit): return _p('This record has too few validation pictures to tell a strange picture from an ordinary one.', 'usual')
+    times = f'{o.ood_score/o.ood_limit:.1f} times as far from the training pictures as the limit' if o.ood_limit > 0 else 'beyond the limit'
+    how = f'It lies {times}, below which nearly all ordinary pictures stay.' if o.ood_kind == 'features' else 'The model is less sure of it than of nearly all ordinary pictures.'
     if not o.ood: return _p('No out-of-distribution warning: the picture is about as close to the training pictures as most.' if o.ood_kind == 'features' else 'No warning: the model is about as sure as usual. (This record can judge by confidence only, which is the weaker test.)', 'usual')
     return f'<div class="strange"><b>Warning: this picture is unlike those the model learnt from.</b>{how} The numbers below mean little.</div>'
 
@@ -384,7 +385,7 @@ def as_json(
     "A prediction without its pictures."
     about = describe(predictor)
     return dict(notice=NOTICE, model=about['run'], trained_on=about['data'], simulated=about['simulated'], probabilities=o.probabilities, label=o.label, decision=o.decision, conformal_set=list(o.conformal),
-                malignant=o.malignant, out_of_distribution=o.ood, ood_score=o.ood_score, ood_limit=o.ood_limit, ood_kind=o.ood_kind, weighed=o.weighed)
+                malignant=o.malignant, out_of_distribution=o.ood, ood_score=o.ood_score, ood_limit=o.ood_limit if np.isfinite(o.ood_limit) else None, ood_kind=o.ood_kind, weighed=o.weighed)
 
 # %% ../nbs/lib/90_demo.ipynb #87ccd35b
 def complaint(

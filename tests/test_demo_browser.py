@@ -45,7 +45,7 @@ class Visit:
     def __enter__(self):
         self.page.goto(self.url)
         self.page.get_by_role('button', name='Ask the model').wait_for()
-        self.page.wait_for_function('window.lesion')
+        self.page.wait_for_function('window.lesion?.dressed')
         return self
 
     def __exit__(self, kind, *_):
@@ -77,7 +77,7 @@ def test_upload_and_result(visit, tmp_path):
         v.ask()
         text = v.page.locator('#result').inner_text()
         for o in (demo.NOTICE, 'rule', 'Most probable', 'Calibrated', 'melanoma', 'In the set?', 'Where the model looked', 'Grad-CAM', 'What weighed how much', 'What is known of the patient', 'imulated cohort'): assert o in text, o
-        assert re.search(r'out-of-distribution|unlike those', text)
+        assert re.search(r'out-of-distribution|too few validation pictures', text)
         assert 'A sentence with its source' in v.page.locator('#summary').inner_text()
         assert v.js("[...document.querySelectorAll('#result img')].every(i => i.complete && i.naturalWidth === 320 && i.alt.length > 20)")
         v.page.screenshot(path=tmp_path/'result.png', full_page=True)
@@ -138,11 +138,11 @@ def test_a_value_out_of_range_and_a_file_too_large(visit):
 
 
 def test_a_strange_picture_is_warned_of_before_anything_else(browser, run, tmp_path):
-    "The same record, with its validation pictures so close to the training pictures that any other is strange."
+    "The same record, with a limit that every picture is beyond."
     from safetensors.numpy import load_file, save_file
     shutil.copytree(run, strict := tmp_path/run.name)
     ref = load_file(run/'reference.safetensors')
-    save_file(ref | dict(valid=ref['valid']*np.float32(1e-3)), strict/'reference.safetensors')
+    save_file(ref | dict(valid=np.full(100, -1, np.float32)), strict/'reference.safetensors')
     s = Server(strict, tmp_path/'strict')
     try:
         with Visit(browser, s) as v:
@@ -194,6 +194,9 @@ def test_by_keyboard_alone(visit):
             pytest.fail(f'{until} cannot be reached: {seen}')
         go('choose'); go('example'); keys.press('Enter')
         v.page.get_by_text('is ready. Now ask').wait_for()
+        while tab()[1] != 'radio': pass
+        keys.press('ArrowRight')                                   # from 'female'
+        assert v.page.get_by_label('male', exact=True).is_checked() and not v.page.get_by_label('female', exact=True).is_checked()
         go('go')
         types = [t for _, t, *_ in seen]
         assert types.count('radio') == 3 and ('text' in types or 'textarea' in types)      # one stop per group of buttons

@@ -6,15 +6,21 @@ window.lesion = lesion;
 
 element.querySelector('.pick').classList.toggle('touch', navigator.maxTouchPoints > 0);      // then the system offers its camera
 
-// What Gradio's fields lack: a name for each group of buttons, one stop of the Tab key for it, and the number keyboard of a phone.
+// What Gradio's fields lack: a name for each group of buttons, and the number keyboard of a phone. Gradio also gives every
+// button of a group a name of its own, and a new one at each change, so that the arrow keys do nothing and Tab stops at each.
+function group(fieldset, i) {
+  fieldset.setAttribute('aria-label', fieldset.querySelector('[data-testid=block-info]')?.textContent.trim() ?? '');
+  const unite = () => { for (const r of fieldset.querySelectorAll('input[type=radio]')) if (r.name !== `group-${i}`) r.name = `group-${i}`; };
+  unite();
+  new MutationObserver(unite).observe(fieldset, { subtree: true, attributeFilter: ['name'] });
+}
+
 function dress(tries) {
-  const groups = document.querySelectorAll('#fields fieldset'), boxes = document.querySelectorAll('#fields .numeric input, #fields .numeric textarea');
-  groups.forEach((g, i) => {
-    g.setAttribute('aria-label', g.querySelector('[data-testid=block-info]')?.textContent.trim() ?? '');
-    for (const r of g.querySelectorAll('input[type=radio]')) r.name = `group-${i}`;
-  });
+  const groups = document.querySelectorAll('#fields fieldset'), boxes = document.querySelectorAll('#fields .numeric input, #fields .numeric textarea'), lists = document.querySelectorAll('#fields [role=combobox]');
+  if (tries && groups.length + boxes.length + lists.length < props.columns.length) return setTimeout(() => dress(tries - 1), 100);
+  groups.forEach(group);
   for (const b of boxes) b.inputMode = 'decimal';
-  if (tries && groups.length + boxes.length < props.columns.length) setTimeout(() => dress(tries - 1), 100);
+  lesion.dressed = true;
 }
 dress(50);
 
