@@ -64,8 +64,8 @@ def group_fields(
     out['More'] = {c: c.replace('_', ' ') for c in columns if c not in known}
     return {g: qs for g, qs in out.items() if qs}
 
-def answer_name(v): # an answer, for people
-    return {'true': 'yes', 'false': 'no'}.get(v, v.lower())
+def answer_name(v, column=''): # an answer, for people
+    return {'true': 'yes', 'false': 'no'}.get(v) or (v.title() if column.startswith('background') else v.lower())
 
 # %% ../nbs/lib/90_demo.ipynb #e09658aa
 def percent(
@@ -259,13 +259,14 @@ def verdict_html(
 ) -> str: # HTML
     "The set as a sentence, then the most probable class; the model's own decision where it is another."
     alpha, n = predictor.conformal.settings['alpha'], len(o.conformal)
-    promise = f'Of 100 lesions of any one of these conditions, sets like this hold the right name for about {100*(1 - alpha):.0f} or more, as long as the pictures are like those the model learnt from.'
-    first = _p(f'The model cannot rule out <b>{listing(map(_cond, o.conformal))}</b>.', 'verdict')
-    if n == 1: first = _p(f'The model rules out all but <b>{_cond(o.label)}</b>.', 'verdict')
-    if n == len(o.probabilities): first = _p('<b>The model can rule out nothing</b>: every condition it knows remains possible.', 'verdict')
+    promise = (f'Of 100 lesions of any one of these conditions, sets like this hold the right name for about {100*(1 - alpha):.0f} and miss it for the others; '
+               'and only as long as the pictures are like those the model learnt from.')
+    first = f'For the model these remain possible: <b>{listing(map(_cond, o.conformal))}</b>.'
+    if n == 1: first = f'For the model only <b>{_cond(o.label)}</b> remains possible.'
+    if n == len(o.probabilities): first = '<b>The model can leave out nothing</b>: every condition it knows remains possible.'
     most = f'Most probable: <b>{_cond(o.label)}</b>, {percent(o.probabilities[o.label])}. All malignant conditions together: <b>{percent(o.malignant)}</b>.'
     other = '' if o.decision == o.label else _p(f'By its own scores, in which rare conditions count as much as common ones, the model would say <b>{_cond(o.decision)}</b>.')
-    return first + _p(promise, 'small') + _p(most) + other
+    return _p(first, 'verdict') + _p(promise, 'small') + _p(most) + other
 
 # %% ../nbs/lib/90_demo.ipynb #f294ccd4
 def _bar(low, high, text): return f'<td><span class="part"><span class="track" aria-hidden="true"><i style="left:{100*max(low, 0):.1f}%;width:{100*max(high - low, 0):.1f}%"></i></span><span class="number">{text}</span></span></td>'
@@ -279,11 +280,11 @@ def bars_html(
         inside = c in o.conformal
         note = '<span class="malignant">malignant</span>' if c in malignant else ''
         return (f'<tr class="{"in" if inside else "out"}"><th scope="row">{_cond(c)}{note}</th>{_bar(0, p, percent(p))}'
-                f'<td><span class="mark">{"&#10003; possible" if inside else "ruled out"}</span></td></tr>')
+                f'<td><span class="mark">{"&#10003; in the set" if inside else "left out"}</span></td></tr>')
     body = ''.join(row(c, p) for c, p in sorted(o.probabilities.items(), key=lambda t: -t[1]))
     about = _p('Calibrated: of the pictures that get 30%, about 3 in 10 have the condition, where conditions are as frequent as in the training data.', 'small')
     return (f'<h3>Probabilities</h3>{about}<table class="bars"><caption class="sr-only">Probability of each condition</caption>'
-            f'<thead><tr><th scope="col">Condition</th><th scope="col">Probability</th><th scope="col">In the set?</th></tr></thead><tbody>{body}</tbody></table>')
+            f'<thead><tr><th scope="col">Condition</th><th scope="col">Probability</th><th scope="col">The set</th></tr></thead><tbody>{body}</tbody></table>')
 
 # %% ../nbs/lib/90_demo.ipynb #71b17f10
 def weights_html(
@@ -373,7 +374,7 @@ def outcome_html(
 
 # %% ../nbs/lib/90_demo.ipynb #6ec160ef
 WAITING = ('<section class="outcome waiting" aria-labelledby="outcome-title"><h2 id="outcome-title" tabindex="-1">What you will see here</h2><ul>'
-           '<li>the conditions that the model cannot rule out, and how probable it finds each</li><li>where in the picture it looked</li>'
+           '<li>the conditions that remain possible for the model, and how probable it finds each</li><li>where in the picture it looked</li>'
            '<li>how much the picture and what is known weighed</li><li>a warning, if the picture is unlike those it learnt from</li>'
            '<li>a short summary of the condition, with its sources</li></ul></section>')
 
@@ -426,7 +427,7 @@ def _field(gr, column, question, allowed):
     if isinstance(allowed, tuple):
         span = f'{allowed[0]:g} to {allowed[1]:g}; ' if np.isfinite(allowed).all() else ''
         return gr.Textbox('', label=question, placeholder=f'{span}empty if not known', max_lines=1, max_length=20, elem_classes='numeric', elem_id=f'field-{column}', html_attributes=gr.InputHTMLAttributes(autocomplete='off'))
-    choices = [('not known', ''), *((answer_name(v), v) for v in allowed)]
+    choices = [('not known', ''), *((answer_name(v, column), v) for v in allowed)]
     if len(choices) <= 6: return gr.Radio(choices, value='', label=question, elem_id=f'field-{column}')
     return gr.Dropdown(choices, value='', label=question, filterable=False, elem_id=f'field-{column}')
 
