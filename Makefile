@@ -7,7 +7,7 @@ export PYTHONWARNINGS ?= ignore
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run test nbtest pytest check lab report site readme lock clean
+.PHONY: help env run demo test nbtest pytest check lab report site readme lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ $(VENV)/.installed: requirements.lock settings.ini setup.py
 run: env ## the main job: train and score image + metadata on the simulated cohort
 	mkdir -p _runs
 	$(BIN)/papermill nbs/03_multimodal.ipynb _runs/03_multimodal.ipynb -k python3 --log-output --no-progress-bar 2>&1 | grep -v -E "^(Input|Output) Notebook|^Executing|^Ending|IPKernelApp|^<|^$$"; exit $${PIPESTATUS[0]}
+
+demo: env ## the page in a browser, on this machine only; ARGS='--run FOLDER' for a model of one's own
+	$(BIN)/python app/app.py $(ARGS)
 
 test: nbtest pytest ## all tests
 
