@@ -23,7 +23,7 @@ def test_no_name_is_missing_from_a_module():
     for m in MODULES:
         tree = ast.parse((ROOT/(m.replace('.', '/') + '.py')).read_text())
         known = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} | {a.arg for a in ast.walk(tree) if isinstance(a, ast.arg)}
-        known |= {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))} | {n.name for n in ast.walk(tree) if isinstance(n, ast.ExceptHandler) and n.name}
+        known |= {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))} | {n.name for n in ast.walk(tree) if isinstance(n, ast.ExceptHandler) and n.name}
         known |= {(a.asname or a.name).split('.')[0] for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names}
         used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
         assert not used - known - set(dir(builtins)) - {'__file__'}, m
