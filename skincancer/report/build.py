@@ -333,15 +333,15 @@ def _key(text): return re.sub(r'\W+', '_', text.lower()).strip('_')
 def fold_variables(
     dataset:str,
     results:Path, # folder
-) -> dict: # model -> metric -> text, `minus_image` and the range over folds beside it
+) -> dict: # model -> metric -> text, `minus_image`, `minus_metadata` and the range over folds beside it
     "Scores over all folds; empty where no such sweep was published."
     if not (file := results/f'folds-{dataset}.csv').exists(): return {}
     p = lambda v: 'p < .001' if v < .001 else f'p = {v:.3f}'
     out, span = {}, lambda e, low, high, sign='': f'{e:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]'
     for r in pd.read_csv(file).itertuples():
-        o = out.setdefault(_key(r.model), dict(seeds=str(r.seeds), minus_image={}))
+        o = out.setdefault(_key(r.model), dict(seeds=str(r.seeds), minus_image={}, minus_metadata={}))
         o[r.metric] = span(r.estimate, r.low, r.high)
-        if pd.notna(r.p_holm): o['minus_image'][r.metric] = f'{span(r.difference, r.d_low, r.d_high, "+")}, {p(r.p_holm)}'
+        if pd.notna(r.p_holm): o[f'minus_{r.reference}'][r.metric] = f'{span(r.difference, r.d_low, r.d_high, "+")}, {p(r.p_holm)}'
         o['folds'] = f'{r.fold_low:.3f} to {r.fold_high:.3f}'
     return out
 

@@ -211,6 +211,7 @@ def write_folds(
 ) -> Path: # the written file, `folds-<dataset>.csv`
     "Score a published sweep over folds, with its ensembles."
     path = (results or project_root()/'results')/f'folds-{dataset}.csv'
-    table = add_ensembles(read_folds(f'folds_{dataset}', dataset, n_boot=n_boot)).frame()
+    folds = add_ensembles(read_folds(f'folds_{dataset}', dataset, n_boot=n_boot))
+    table = pd.concat([folds.frame(m).assign(reference=m) for m in ('image', 'metadata') if m in folds.models])
     with atomic_path(path) as tmp: table.round(6).to_csv(tmp, index=False)
     return path
