@@ -1,4 +1,5 @@
 "The project's own files: what they promise of each other."
+from pathlib import Path
 import configparser, json, re, subprocess, sys
 
 import nbformat, pytest, yaml
@@ -81,7 +82,7 @@ def test_quarto_book_names_what_exists():
     files = list(book_files(book['chapters']))
     assert all((ROOT/p).is_file() for p in files)
     assert [ROOT/p for p in files if p.startswith('nbs/')] == sorted(p for p in NOTEBOOKS if p.parent.name == 'lib')
-    assert {p.split('/')[1].split('-')[0] for p in files if p.startswith('report/')} == {p.stem for p in CHAPTERS}
+    assert {Path(p).stem.split('-')[0] for p in files if p.startswith('report/')} == {p.stem for p in CHAPTERS}
 
 
 def code(*lines, outputs=(), tags=()): return dict(cell_type='code', source=[f'{l}\n' for l in lines], metadata=dict(tags=list(tags)), outputs=list(outputs))
