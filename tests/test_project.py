@@ -1,6 +1,6 @@
 "The project's own files: what they promise of each other."
-from pathlib import Path
 import configparser, json, re, subprocess, sys
+from pathlib import Path
 
 import nbformat, pytest, yaml
 
