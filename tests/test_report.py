@@ -88,7 +88,7 @@ def test_notebook_was_executed_in_order(entry):
     assert check_executed(entry.path, stored=not entry.execute) == []
     assert entry.execute == (STORED not in nb.cells[0].source)
     assert set(nb.metadata) == {'kernelspec'} and not any('papermill' in c.metadata for c in nb.cells)
-    assert nb.cells[0].source.split('\n')[0].endswith(f': {entry.data} {{#{entry.anchor}}}')
+    assert nb.cells[0].source.split('\n')[0].endswith((f': {entry.data}' if entry.data else '') + f' {{#{entry.anchor}}}')
 
 
 @pytest.mark.parametrize('entry', ENTRIES, ids=ids)
