@@ -47,7 +47,7 @@ class ViewAugment(Augment):
 @patch
 def matrices(self:ViewAugment, x) -> torch.Tensor: # (n, 2, 3)
     "One random crop, rotation and flip per image of the batch, as `affine_grid` takes them."
-    u = lambda lo, hi, *shape: torch.empty(len(x), *shape, device=x.device, dtype=x.dtype).uniform_(lo, hi)
+    u = lambda lo, hi, *shape: torch.empty(len(x), *shape, device=x.device).uniform_(lo, hi)
     side = u(*self.area, 1).sqrt()
     m = Augment.matrices(self, x)*side[..., None]
     m[..., 2] = u(-1, 1, 2)*(1 - side)
