@@ -128,13 +128,15 @@ def frame(
     reference:str='image', # that the others are compared with
 ) -> pd.DataFrame: # one row per model and metric: seeds, estimate, low, high, difference, d_low, d_high, p, p_holm, fold_low, fold_high
     "All models with their intervals, and their differences to the reference."
-    def row(m, metric):
-        (e, low, high), spread = self.level(m)[metric], self.spread(m)
-        out = dict(model=m, metric=metric, seeds=len(self.seeds(m)), estimate=e, low=low, high=high, fold_low=spread.min(), fold_high=spread.max())
-        if m == reference: return out
-        d, p = self.difference(m, reference)
-        return out | dict(zip(('difference', 'd_low', 'd_high'), d[metric])) | dict(p=p[metric])
     check_name(reference, self.models, 'model')
+    levels, spreads = ({m: of(m) for m in self.models} for of in (self.level, self.spread))
+    differences = {m: self.difference(m, reference) for m in self.models if m != reference}
+    def row(m, metric):
+        e, low, high = levels[m][metric]
+        out = dict(model=m, metric=metric, seeds=len(self.seeds(m)), estimate=e, low=low, high=high, fold_low=spreads[m].min(), fold_high=spreads[m].max())
+        if m == reference: return out
+        d, p = differences[m]
+        return out | dict(zip(('difference', 'd_low', 'd_high'), d[metric])) | dict(p=p[metric])
     t = pd.DataFrame([row(m, metric) for metric in self.metrics for m in self.models])
     tested = t[t.model != reference]
     corrected = holm(dict(zip(tested.model + '/' + tested.metric, tested.p))).p_holm

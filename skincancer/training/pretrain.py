@@ -22,7 +22,7 @@ from fastcore.foundation import L
 from torch import nn
 
 from ..core import DataError, atomic_path, check_name, digest, read_json, write_json
-from ..data.loaders import Augment, FusionData, fusion_dls
+from ..data.loaders import Augment, FusionData, _u, fusion_dls
 from ..models.encoders import Encoder, create_encoder, encoder_info, timm_name
 from .learner import OPTIMISERS, Checkpoint, DeviceSmoothLoss, make_schedule
 
@@ -47,7 +47,7 @@ class ViewAugment(Augment):
 @patch
 def matrices(self:ViewAugment, x) -> torch.Tensor: # (n, 2, 3)
     "One random crop, rotation and flip per image of the batch, as `affine_grid` takes them."
-    u = lambda lo, hi, *shape: torch.empty(len(x), *shape, device=x.device).uniform_(lo, hi)
+    u = lambda *args: _u(x, *args)
     side = u(*self.area, 1).sqrt()
     m = Augment.matrices(self, x)*side[..., None]
     m[..., 2] = u(-1, 1, 2)*(1 - side)
