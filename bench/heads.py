@@ -1,6 +1,6 @@
 """Fusion heads x five lesion-grouped folds on cached features of all HAM10000 images: how long, and what each scores on validation.
 
-    python bench/heads.py --data_dir PATH_TO_DATA
+    python bench/heads.py --data_dir PATH_TO_DATA      # --save keeps the numbers for the README
 
 Without the data, features of the same shape are drawn at random; the time is the same, the scores mean nothing and are not shown.
 """
@@ -20,7 +20,8 @@ from skincancer.data.loaders import FusionData
 from skincancer.data.metadata import make_encoder
 from skincancer.data.splits import kfold
 from skincancer.models.encoders import cached_features, create_encoder
-from skincancer.models.fusion import create_model, head_input
+from skincancer.models.fusion import create_model
+from skincancer.report.readme import save_speed
 from skincancer.training import experiment as ex
 from torch import nn
 
@@ -59,7 +60,8 @@ def one_fit(job, table, features, x, rows, classes, cohort):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument('--data_dir'); ap.add_argument('--fusions', nargs='+', default=FUSIONS); ap.add_argument('--processes', type=int, default=os.cpu_count()); a = ap.parse_args()
+    ap.add_argument('--data_dir'); ap.add_argument('--fusions', nargs='+', default=FUSIONS); ap.add_argument('--processes', type=int, default=os.cpu_count())
+    ap.add_argument('--save', action='store_true', help='keep what is printed in results/'); a = ap.parse_args()
     table, features, cohort = real(a.data_dir) if a.data_dir else drawn()
     classes, start = list(HAM10000.classes), time.perf_counter()
     rows = [ex.split_rows(table, split) for split in kfold(table)]
@@ -68,10 +70,12 @@ def main():
     jobs = sorted(product(range(5), a.fusions), key=lambda o: not ex.reads_tokens(o[1]))  # the long ones first
     scores = Parallel(a.processes)(delayed(one_fit)(o, table, features, x, rows, classes, about) for o in jobs)
     seconds = time.perf_counter() - start
-    print(f'{len(a.fusions)} fusions x 5 folds on {len(table):,} images, {a.processes} processes of one thread: {seconds:.0f} s')
-    if not a.data_dir: return
-    by = pd.DataFrame(dict(fusion=[f for _, f in jobs], score=scores)).groupby('fusion').score.agg(['mean', 'min', 'max'])
-    print('validation balanced accuracy, mean over folds [range]: ' + ', '.join(f'{f} {o["mean"]:.3f} [{o["min"]:.3f}, {o["max"]:.3f}]' for f, o in by.iterrows()))
+    lines = [f'{len(a.fusions)} fusions x 5 folds on {len(table):,} images, {a.processes} processes of one thread: {seconds:.0f} s']
+    if a.data_dir:
+        by = pd.DataFrame(dict(fusion=[f for _, f in jobs], score=scores)).groupby('fusion').score.agg(['mean', 'min', 'max'])
+        lines += ['validation balanced accuracy, mean over folds [range]: ' + ', '.join(f'{f} {o["mean"]:.3f} [{o["min"]:.3f}, {o["max"]:.3f}]' for f, o in by.iterrows())]
+    print(*lines, sep='\n')
+    if a.save: print(save_speed('heads', f'CPU, {a.processes} processes of one thread', lines).name)
 
 
 if __name__ == '__main__': main()

@@ -192,7 +192,7 @@ def balanced_accuracy(
     pred, # probabilities (n, k) or predicted codes (n,)
     sample_weight=None, # weights (n,)
 ) -> float: # 0..1
-    "Mean sensitivity over the classes present in `y` (Brodersen et al. 2010)."
+    "Mean sensitivity over the classes present in `y` (Brodersen et al. 2010, for two classes)."
     return float(_nanmean(class_rates(confusion_matrix(y, pred, sample_weight=sample_weight))['sensitivity']))
 
 # %% ../../nbs/lib/30_evaluation.metrics.ipynb #a3903762
