@@ -58,8 +58,8 @@ FIELD_GROUPS = {
         diameter_2='Shortest diameter in mm', grew='Has it grown?', changed='Has it changed?', itch='Does it itch?', hurt='Does it hurt?',
         bleed='Has it bled?', elevation='Is it raised?'),
     'History and habits': dict(
-        skin_cancer_history='Skin cancer before, or in the family?', cancer_history='Another cancer before, or in the family?', smoke='Smokes?',
-        drink='Drinks alcohol?', pesticide='Works with pesticides?', background_father="Father's family comes from",
+        skin_cancer_history='Skin cancer before, or in the family?', cancer_history='Another cancer before, or in the family?',
+        smoke='Smokes?', drink='Drinks alcohol?', pesticide='Works with pesticides?', background_father="Father's family comes from",
         background_mother="Mother's family comes from", has_piped_water='Piped water at home?', has_sewage_system='Sewage system at home?')}
 
 # %% ../nbs/lib/90_demo.ipynb #5ada58a1
@@ -329,7 +329,8 @@ def bars_html(
     "Calibrated probabilities, most probable first, with the set marked."
     body = ''.join(_bar_row(o, c, p, malignant) for c, p in sorted(o.probabilities.items(), key=lambda t: -t[1]))
     head = ''.join(f'<th scope="col">{o}</th>' for o in ('Condition', 'Probability', 'The set'))
-    return (f'<h3>Probabilities</h3>{_p(_CALIBRATED, "small")}<table class="bars"><caption class="sr-only">Probability of each condition</caption>'
+    return (f'<h3>Probabilities</h3>{_p(_CALIBRATED, "small")}'
+            '<table class="bars"><caption class="sr-only">Probability of each condition</caption>'
             f'<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
 
 # %% ../nbs/lib/90_demo.ipynb #71b17f10
@@ -413,7 +414,8 @@ def strange_html(
     times = f'{o.ood_score/o.ood_limit:.1f} times as far from the training pictures as the limit' if o.ood_limit > 0 else 'beyond the limit'
     how = f'It lies {times}, below which nearly all ordinary pictures stay.'
     if not features: how = 'The model is less sure of it than of nearly all ordinary pictures.'
-    return f'<div class="strange"><b>Warning: this picture is unlike those the model learnt from.</b>{how} The numbers below mean little.</div>'
+    return ('<div class="strange"><b>Warning: this picture is unlike those the model learnt from.</b>'
+            f'{how} The numbers below mean little.</div>')
 
 # %% ../nbs/lib/90_demo.ipynb #10060950
 def model_html(
@@ -486,17 +488,19 @@ def _static(name):
 # %% ../nbs/lib/90_demo.ipynb #43f60d0e
 _NOTICE_HTML = ('<div class="notice" role="region" aria-label="Important notice"><span class="sign" aria-hidden="true">&#9888;</span>'
                 f'<span><b>{NOTICE}.</b><span class="more">{ADVICE}</span></span></div>')
-_HEAD_HTML = '<h1>Skin lesions: what a model sees</h1><p>Show it a picture, tell it what is known, and look at its answer from all sides.</p>'
+_HEAD_HTML = ('<h1>Skin lesions: what a model sees</h1>'
+              '<p>Show it a picture, tell it what is known, and look at its answer from all sides.</p>')
 _NOTE_HTML = '<div><p id="note" role="status" aria-live="polite"></p><p id="problem" role="alert"></p></div>'
 
 # %% ../nbs/lib/90_demo.ipynb #878d4252
 _TYPES = 'image/jpeg,image/png,image/webp,image/bmp,image/tiff,image/gif'
-_ABOUT_PICTURES = (f'One lesion, close up, in focus. Up to {MAX_UPLOAD/1e6:.0f} MB and {MAX_PIXELS/1e6:.0f} million pixels; JPEG, PNG, WebP, '
-                   'BMP, TIFF or GIF. The picture is held in memory while the model looks at it and then forgotten: it is not stored or logged, '
-                   'and the place and time that a camera writes into it are thrown away.')
+_ABOUT_PICTURES = (f'One lesion, close up, in focus. Up to {MAX_UPLOAD/1e6:.0f} MB and {MAX_PIXELS/1e6:.0f} million pixels; JPEG, PNG, '
+                   'WebP, BMP, TIFF or GIF. The picture is held in memory while the model looks at it and then forgotten: it is not stored '
+                   'or logged, and the place and time that a camera writes into it are thrown away.')
 _PICK_HTML = ('<section class="card" aria-labelledby="pick-title"><h2 id="pick-title">1. A picture</h2><div class="drop"><div class="pick">'
               f'<label>Choose a picture<input id="choose" type="file" accept="{_TYPES}"></label>'
-              f'<label class="second camera">Take a picture<input id="take" type="file" accept="{_TYPES}" capture="environment"></label></div>'
+              '<label class="second camera">Take a picture'
+              f'<input id="take" type="file" accept="{_TYPES}" capture="environment"></label></div>'
               f'<img id="preview" alt="" hidden><p class="small" id="picture-name"></p></div>{_p(_ABOUT_PICTURES, "small")}</section>')
 
 # %% ../nbs/lib/90_demo.ipynb #e126987a
@@ -595,8 +599,9 @@ def build_page(
 # %% ../nbs/lib/90_demo.ipynb #4a9a031c
 _PATHS = re.compile(r'/|/(assets|static)/[\w./-]+|/theme\.css|/favicon\.ico|/manifest\.json|/config|/gradio_api/'
                     r'(info|startup-events|app_id|reset|cancel|heartbeat/\w[\w-]*|queue/(join|data|status)|call/predict(/\w+)?)/?')
-_POLICY = ("default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-           "font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'")
+_POLICY = ("default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+           "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; form-action 'none'; "
+           "frame-ancestors 'none'")
 _HEADERS = {'content-security-policy': _POLICY, 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer',
             'cache-control': 'no-store'}
 LOOPBACK = ('localhost', '127.0.0.1', '[::1]')
@@ -661,7 +666,8 @@ def make_app(
     "The page behind its gate."
     from fastapi import FastAPI
     gr = _gradio()
-    theme = gr.themes.Base(font=[gr.themes.Font(o) for o in _FONTS], font_mono=[gr.themes.Font('ui-monospace'), gr.themes.Font('monospace')])
+    font = gr.themes.Font
+    theme = gr.themes.Base(font=[font(o) for o in _FONTS], font_mono=[font('ui-monospace'), font('monospace')])
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     inner = gr.mount_gradio_app(app, page, '/', theme=theme, css=_static('demo.css'), run_history=False, footer_links=[], ssr_mode=False,
                                 enable_monitoring=False, show_error=False, allowed_paths=[], pwa=False, mcp_server=False, max_file_size=1)
@@ -723,5 +729,6 @@ def serve(
     _for_page(predictor, companion, [])(examples({})[0]['picture'])      # whatever is made on first use is made now
     for line in greeting(predictor, sock.getsockname(), local): say(line)
     if not seal(): say('This system has no limit on writing files; the page still writes none.')
-    how = uvicorn.Config(app, log_level='warning', access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=2, server_header=False)
+    how = uvicorn.Config(app, log_level='warning', access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=2,
+                         server_header=False)
     uvicorn.Server(how).run(sockets=[sock])
