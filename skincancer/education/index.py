@@ -193,6 +193,7 @@ def cross_encoder(name):
     model = need('sentence_transformers').CrossEncoder(name)
     return lambda query, texts: model.predict([(query, t) for t in texts], show_progress_bar=False)
 
+# %% ../../nbs/lib/81_education.index.ipynb #e87f1a9e
 def _reranked(rows, query, rerank):
     score = cross_encoder(rerank) if isinstance(rerank, str) else rerank
     scores = np.asarray(score(query, [r['text'] for r in rows]), float)
@@ -203,6 +204,7 @@ def _reranked(rows, query, rerank):
 MODES = ('dense', 'bm25', 'hybrid')
 POOL = 50  # passages of each ranking that take part in fusion and reranking
 
+# %% ../../nbs/lib/81_education.index.ipynb #72c7b69a
 @dataclass(frozen=True)
 class Hit:
     "A passage that was found."
@@ -210,13 +212,15 @@ class Hit:
     score:float # by which it was ranked: cosine, BM25, sum of reciprocal ranks, or the reranker's
     similarity:float # cosine to the question; nan for BM25 alone
 
-# %% ../../nbs/lib/81_education.index.ipynb #72c7b69a
+# %% ../../nbs/lib/81_education.index.ipynb #389c53b0
 @patch
 def _hybrid(self:Index, query, vector, n, where):
     both = [self.dense(vector, n, where), self.bm25(query, n, where)]
     rows = {r['id']: r for rank in both for r in rank}
-    return [rows[i] | dict(score=s) for i, s in reciprocal_rank_fusion([[r['id'] for r in rank] for rank in both]).items()]
+    fused = reciprocal_rank_fusion([[r['id'] for r in rank] for rank in both])
+    return [rows[i] | dict(score=s) for i, s in fused.items()]
 
+# %% ../../nbs/lib/81_education.index.ipynb #aaa57386
 @patch
 def search(self:Index,
     query:str, # a question
@@ -232,7 +236,8 @@ def search(self:Index,
     check_name(mode, MODES, 'mode')
     where, n = _where(condition, section), max(k, POOL)
     vector = None if mode == 'bm25' else self.embedder.encode([query])[0]
-    rows = self.bm25(query, n, where) if mode == 'bm25' else self.dense(vector, n, where) if mode == 'dense' else self._hybrid(query, vector, n, where)
+    if mode == 'bm25': rows = self.bm25(query, n, where)
+    else: rows = self.dense(vector, n, where) if mode == 'dense' else self._hybrid(query, vector, n, where)
     if rerank is not None and rows: rows = _reranked(rows[:POOL], query, rerank)
     near = lambda r: math.nan if vector is None else float(np.dot(vector, r['vector']))
     return [Hit(_passage(r['passage']), r['score'], near(r)) for r in rows[:k]]
