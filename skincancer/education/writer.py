@@ -137,8 +137,8 @@ def units(
 
 # %% ../../nbs/lib/82_education.writer.ipynb #ee092c0a
 _STOP = set('a an and are as at be been but by can could do does for from had has have if in into is it its may might more most no nor '
-            'not of often on one or other out should so some such than that the their them then there these they this those to up usually very '
-            'was were when which who will with without you your'.split())
+            'not of often on one or other out should so some such than that the their them then there these they this those to up usually '
+            'very was were when which who will with without you your'.split())
 
 def content_words(text): return {w[:6] for w in re.findall(r'[a-z]+|\d+(?:\.\d+)?', text.lower()) if w not in _STOP}
 
