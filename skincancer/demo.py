@@ -8,7 +8,7 @@ __all__ = ['NOTICE', 'ADVICE', 'FIELD_GROUPS', 'DEMO_PARAMS', 'MAX_UPLOAD', 'NO_
            'draw_example', 'data_url', 'examples', 'read_upload', 'read_known', 'in_line', 'ask', 'companion_summary',
            'summary', 'verdict_html', 'bars_html', 'weights_html', 'brightest', 'overlay', 'views_html', 'strange_html',
            'model_html', 'outcome_html', 'as_json', 'complaint', 'build_page', 'Gate', 'make_app', 'seal', 'listen',
-           'serve', 'greeting']
+           'greeting', 'serve']
 
 # %% ../nbs/lib/90_demo.ipynb #e83ba5f6
 import asyncio, base64, binascii, io, json, re, sys, threading, traceback
@@ -20,8 +20,10 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np, pandas as pd
+from fastcore.basics import patch
 from PIL import Image
 
+# %% ../nbs/lib/90_demo.ipynb #bbc8cb80
 from .core import DataError, cache_root
 from .data.cohorts import COHORTS, load_cohort
 from .data.images import Preprocess
@@ -40,6 +42,7 @@ _NAMES = dict(mel='melanoma', nev='naevus (mole)', nv='naevus (mole)', bcc='basa
               ack='actinic keratosis', akiec="actinic keratosis or Bowen's disease", sek='seborrhoeic keratosis', bkl='benign keratosis',
               df='dermatofibroma', vasc='vascular lesion')
 
+# %% ../nbs/lib/90_demo.ipynb #2ea2a010
 def condition_name(
     label:str, # of any data set
 ) -> str: # for people
@@ -48,17 +51,16 @@ def condition_name(
 
 # %% ../nbs/lib/90_demo.ipynb #17e7e172
 FIELD_GROUPS = {
-    'The patient': dict(age='Age in years', sex='Sex', gender='Sex', fitspatrick='Skin type by Fitzpatrick, 1 (very fair) to 6 (very dark)'),
+    'The patient': dict(
+        age='Age in years', sex='Sex', gender='Sex', fitspatrick='Skin type by Fitzpatrick, 1 (very fair) to 6 (very dark)'),
     'The spot': dict(
         localization='Where on the body', region='Where on the body', diameter_mm='Diameter in mm', diameter_1='Longest diameter in mm',
         diameter_2='Shortest diameter in mm', grew='Has it grown?', changed='Has it changed?', itch='Does it itch?', hurt='Does it hurt?',
         bleed='Has it bled?', elevation='Is it raised?'),
     'History and habits': dict(
-        skin_cancer_history='Skin cancer before, or in the family?', cancer_history='Another cancer before, or in the family?', smoke='Smokes?',
-        drink='Drinks alcohol?', pesticide='Works with pesticides?', background_father="Father's family comes from",
+        skin_cancer_history='Skin cancer before, or in the family?', cancer_history='Another cancer before, or in the family?',
+        smoke='Smokes?', drink='Drinks alcohol?', pesticide='Works with pesticides?', background_father="Father's family comes from",
         background_mother="Mother's family comes from", has_piped_water='Piped water at home?', has_sewage_system='Sewage system at home?')}
-
-
 
 # %% ../nbs/lib/90_demo.ipynb #5ada58a1
 def group_fields(
@@ -70,6 +72,7 @@ def group_fields(
     out['More'] = {c: c.replace('_', ' ') for c in columns if c not in known}
     return {g: qs for g, qs in out.items() if qs}
 
+# %% ../nbs/lib/90_demo.ipynb #bcc3adc8
 def answer_name(v, column=''): # an answer, for people
     return {'true': 'yes', 'false': 'no'}.get(v) or (v.title() if column.startswith('background') else v.lower())
 
@@ -80,6 +83,7 @@ def percent(
     "A probability for people; never 0% or 100%."
     return 'under 1%' if p < .01 else 'over 99%' if p > .99 else f'{100*p:.0f}%'
 
+# %% ../nbs/lib/90_demo.ipynb #75b51f0d
 def listing(names, last='or'): # 'a', 'a or b', 'a, b or c'
     names = list(names)
     return names[0] if len(names) == 1 else f'{", ".join(names[:-1])} {last} {names[-1]}'
@@ -89,8 +93,6 @@ DEMO_PARAMS = dict(
     dataset='simulated', n_lesions=2000, fusion='late', backbone=None, size=None, features='leak_free', freeze_encoder=False, epochs=None,
     lr=None, encoder_lr=None, width=None, dropout=None, weight_decay=None, batch_size=None, loss=None, sampler=None, schedule=None,
     optimiser=None, augment=None, keep=None, class_weight_power=1., modality_dropout=.2, encoder_weights=None, seed=0, n_boot=500)
-
-
 
 # %% ../nbs/lib/90_demo.ipynb #58ff45fc
 def _progress(epochs, say):
@@ -111,6 +113,18 @@ def _inputs(params, cohort, cache_dir):
     return prep, table, split, rows, encoder, metadata, ex.model_inputs(cohort, table, cache, metadata, fusion=params['fusion'])
 
 # %% ../nbs/lib/90_demo.ipynb #cb54a0e3
+def _train_record(run, p, cohort, inputs, say):
+    "Train what `_inputs` prepared and write its record into `run`."
+    prep, table, split, rows, encoder, metadata, data = inputs
+    n_tab, n_classes, told = data.tab.shape[1], len(cohort.classes), [_progress(p['epochs'], say)]
+    model = ex.build_model(p['fusion'], encoder, False, n_tab, n_classes, p['seed'], width=p['width'], dropout=p['dropout'])
+    with redirect_stdout(io.StringIO()):
+        history, predict = ex.train(model, data, rows, p, cohort, table, metadata.missing_row(), run.checkpoint, told)
+    how = ex.inference(p, cohort, data, rows, prep, encoder, metadata)
+    save_reference(run.folder, model, data, rows)
+    ex.record(run, cohort, split, p, history, {k: predict(data, rows[k]) for k in ('valid', 'test')}, model, how)
+
+# %% ../nbs/lib/90_demo.ipynb #89a3c349
 def demo_run(
     folder=None, # of the record; default: `demo/` in the cache
     say=lambda s: print(s, file=sys.stderr, flush=True), # gets a line now and then
@@ -119,17 +133,12 @@ def demo_run(
     "A model of the simulated cohort, trained the first time it is asked for."
     p, home = ex.resolve(DEMO_PARAMS | changes), Path(folder or cache_root()/'demo')
     cohort = load_cohort('simulated', simulation=Simulation(n_lesions=p['n_lesions']), verbose=False)
-    prep, table, split, rows, encoder, metadata, data = _inputs(p, cohort, None if folder is None else home)
+    inputs = _inputs(p, cohort, None if folder is None else home)
+    _, _, split, rows, encoder, *_ = inputs
     run = start_run('90_demo', p, cohort, split, encoder, runs_dir=home)
     if run.finished: return run.folder
     say(f'No model yet: training one on the simulated cohort, {len(rows["train"]):,} images, once.')
-    n_tab, n_classes, told = data.tab.shape[1], len(cohort.classes), [_progress(p['epochs'], say)]
-    model = ex.build_model(p['fusion'], encoder, False, n_tab, n_classes, p['seed'], width=p['width'], dropout=p['dropout'])
-    with redirect_stdout(io.StringIO()):
-        history, predict = ex.train(model, data, rows, p, cohort, table, metadata.missing_row(), run.checkpoint, told)
-    how = ex.inference(p, cohort, data, rows, prep, encoder, metadata)
-    save_reference(run.folder, model, data, rows)
-    ex.record(run, cohort, split, p, history, {k: predict(data, rows[k]) for k in ('valid', 'test')}, model, how)
+    _train_record(run, p, cohort, inputs, say)
     return run.folder
 
 # %% ../nbs/lib/90_demo.ipynb #407f0377
@@ -150,6 +159,7 @@ _DRAWN = [
     dict(label='MEL', colour='black', border='notched', pattern='streaks', known=dict(age=61, sex='male', localization='leg', grew='yes')),
     dict(label='BCC', colour='pink', border='smooth', pattern='streaks', known=dict(age=77, sex='male', localization='face', grew='yes'))]
 
+# %% ../nbs/lib/90_demo.ipynb #f014bce1
 def draw_example(
     i:int, # 0, 1, 2
     size:int=64, # pixels, as in the cohort
@@ -167,6 +177,7 @@ def data_url(
     Image.fromarray(x).save(f := io.BytesIO(), 'PNG')
     return 'data:image/png;base64,' + base64.b64encode(f.getvalue()).decode()
 
+# %% ../nbs/lib/90_demo.ipynb #e77e3267
 def examples(
     fields:dict, # of the model: only what it asks for is filled in
 ) -> list: # of dicts: picture, known, text
@@ -179,6 +190,7 @@ def examples(
 # %% ../nbs/lib/90_demo.ipynb #00914523
 MAX_UPLOAD = 10_000_000    # bytes of a picture; in base64 a third more
 
+# %% ../nbs/lib/90_demo.ipynb #698c8324
 def read_upload(
     picture:str, # base64, with or without `data:...;base64,` before it
     min_side:int=None, # as in `read_picture`
@@ -193,6 +205,12 @@ def read_upload(
     return read_picture(data, min_side, 'this picture')
 
 # %% ../nbs/lib/90_demo.ipynb #7964795f
+def _about(question, allowed, v, e):
+    said = str(e).removeprefix('Metadata of image 0: ')
+    if question is None or not isinstance(allowed, tuple): return f'{question or "what is known"}: {said}'
+    return f'{question}: {str(v)[:20]!r} is not a number from {allowed[0]:g} to {allowed[1]:g}. Leave it empty if it is not known.'
+
+# %% ../nbs/lib/90_demo.ipynb #70582a16
 def read_known(
     known:dict, # column -> text; empty or absent where nothing is known
     fields:dict, # of the model
@@ -207,14 +225,10 @@ def read_known(
         except ValueError as e: raise ValueError(_about(asked.get(c), fields.get(c), v, e)) from None
     return {c: one(c, v) for c, v in (known or {}).items()}
 
-def _about(question, allowed, v, e):
-    said = str(e).removeprefix('Metadata of image 0: ')
-    if question is None or not isinstance(allowed, tuple): return f'{question or "what is known"}: {said}'
-    return f'{question}: {str(v)[:20]!r} is not a number from {allowed[0]:g} to {allowed[1]:g}. Leave it empty if it is not known.'
-
 # %% ../nbs/lib/90_demo.ipynb #f75d47d1
 _one_at_a_time = threading.Lock()
 
+# %% ../nbs/lib/90_demo.ipynb #9276315a
 def in_line(f): # as a coroutine that runs in the one thread kept for the model
     "Each further thread would hold on to memory of its own."
     thread = ThreadPoolExecutor(1, 'model')
@@ -222,6 +236,7 @@ def in_line(f): # as a coroutine that runs in the one thread kept for the model
     async def wrapped(*args, **kwargs): return await asyncio.get_running_loop().run_in_executor(thread, partial(f, *args, **kwargs))
     return wrapped
 
+# %% ../nbs/lib/90_demo.ipynb #24e70c9d
 def ask(
     predictor:Predictor,
     picture:str, # as `read_upload` takes it
@@ -242,9 +257,17 @@ def companion_summary(
     possible = list(dict.fromkeys(map(name, answer.conformal)))
     return writer.summarise(name(answer.label), conformal_set=possible, outlier=answer.ood).to_markdown()
 
+# %% ../nbs/lib/90_demo.ipynb #5a66e12a
+def _fault(e):
+    "One line on stderr: what kind of fault, and where. Not its message, which may quote the request."
+    at = traceback.extract_tb(e.__traceback__)[-1] if e.__traceback__ else None
+    try: print(f'demo: {type(e).__name__}' + (f' at {Path(at.filename).name}:{at.lineno}' if at else ''), file=sys.stderr, flush=True)
+    except OSError: return   # stderr is a file, and this process has given up writing files
+
 # %% ../nbs/lib/90_demo.ipynb #302c5b2c
 NO_COMPANION = "*The educational summary is not installed here: `pip install 'skincancer[companion]'`.*"
 
+# %% ../nbs/lib/90_demo.ipynb #5bd82441
 def summary(
     companion, # `companion_summary`, or anything that is called like it; None for none
     dataset:str, # whose labels they are
@@ -258,26 +281,21 @@ def summary(
         _fault(e)
         return f'*There is no educational summary of {condition_name(answer.label)} here.*'
 
-# %% ../nbs/lib/90_demo.ipynb #5a66e12a
-def _fault(e):
-    "One line on stderr: what kind of fault, and where. Not its message, which may quote the request."
-    at = traceback.extract_tb(e.__traceback__)[-1] if e.__traceback__ else None
-    try: print(f'demo: {type(e).__name__}' + (f' at {Path(at.filename).name}:{at.lineno}' if at else ''), file=sys.stderr, flush=True)
-    except OSError: return   # stderr is a file, and this process has given up writing files
-
 # %% ../nbs/lib/90_demo.ipynb #2ce4bacc
 def _p(s, cls=''): return f'<p class="{cls}">{s}</p>' if cls else f'<p>{s}</p>'
 
 def _cond(c): return escape(condition_name(c))
 
+_PROMISE = ('Of 100 lesions of any one of these conditions, sets like this hold the right name for about {:.0f} '
+            'and miss it for the others; and only as long as the pictures are like those the model learnt from.')
+
+# %% ../nbs/lib/90_demo.ipynb #32f20503
 def verdict_html(
     predictor:Predictor, # its conformal level says what the set promises
     o:Prediction,
 ) -> str: # HTML
     "The set as a sentence, then the most probable class; the model's own decision where it is another."
     alpha, n = predictor.conformal.settings['alpha'], len(o.conformal)
-    promise = (f'Of 100 lesions of any one of these conditions, sets like this hold the right name for about {100*(1 - alpha):.0f} '
-               'and miss it for the others; and only as long as the pictures are like those the model learnt from.')
     first = f'For the model these remain possible: <b>{listing(map(_cond, o.conformal))}</b>.'
     if n == 1: first = f'For the model only <b>{_cond(o.label)}</b> remains possible.'
     if n == len(o.probabilities): first = '<b>The model can leave out nothing</b>: every condition it knows remains possible.'
@@ -285,7 +303,7 @@ def verdict_html(
     most += f'All malignant conditions together: <b>{percent(o.malignant)}</b>.'
     other = f'By its own scores, in which rare conditions count as much as common ones, the model would say <b>{_cond(o.decision)}</b>.'
     other = _p(other) if o.decision != o.label else ''
-    return _p(first, 'verdict') + _p(promise, 'small') + _p(most) + other
+    return _p(first, 'verdict') + _p(_PROMISE.format(100*(1 - alpha)), 'small') + _p(most) + other
 
 # %% ../nbs/lib/90_demo.ipynb #f294ccd4
 def _bar(low, high, text): # a cell with a bar and its number
@@ -293,37 +311,45 @@ def _bar(low, high, text): # a cell with a bar and its number
     track = f'<span class="track" aria-hidden="true"><i style="{place}"></i></span>'
     return f'<td><span class="part">{track}<span class="number">{text}</span></span></td>'
 
+_CALIBRATED = ('Calibrated: of the pictures that get 30%, about 3 in 10 have the condition, '
+               'where conditions are as frequent as in the training data.')
+
+# %% ../nbs/lib/90_demo.ipynb #d7c401a8
+def _bar_row(o, c, p, malignant):
+    inside = c in o.conformal
+    note = '<span class="malignant">malignant</span>' if c in malignant else ''
+    return (f'<tr class="{"in" if inside else "out"}"><th scope="row">{_cond(c)}{note}</th>{_bar(0, p, percent(p))}'
+            f'<td><span class="mark">{"&#10003; in the set" if inside else "left out"}</span></td></tr>')
+
+# %% ../nbs/lib/90_demo.ipynb #57a19ae3
 def bars_html(
     o:Prediction,
     malignant, # codes of the malignant classes
 ) -> str: # HTML
     "Calibrated probabilities, most probable first, with the set marked."
-    def row(c, p):
-        inside = c in o.conformal
-        note = '<span class="malignant">malignant</span>' if c in malignant else ''
-        return (f'<tr class="{"in" if inside else "out"}"><th scope="row">{_cond(c)}{note}</th>{_bar(0, p, percent(p))}'
-                f'<td><span class="mark">{"&#10003; in the set" if inside else "left out"}</span></td></tr>')
-    body = ''.join(row(c, p) for c, p in sorted(o.probabilities.items(), key=lambda t: -t[1]))
-    about = ('Calibrated: of the pictures that get 30%, about 3 in 10 have the condition, '
-             'where conditions are as frequent as in the training data.')
+    body = ''.join(_bar_row(o, c, p, malignant) for c, p in sorted(o.probabilities.items(), key=lambda t: -t[1]))
     head = ''.join(f'<th scope="col">{o}</th>' for o in ('Condition', 'Probability', 'The set'))
-    return (f'<h3>Probabilities</h3>{_p(about, "small")}<table class="bars"><caption class="sr-only">Probability of each condition</caption>'
+    return (f'<h3>Probabilities</h3>{_p(_CALIBRATED, "small")}'
+            '<table class="bars"><caption class="sr-only">Probability of each condition</caption>'
             f'<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
 
 # %% ../nbs/lib/90_demo.ipynb #71b17f10
+def _step(name, at, d):
+    "A row of the sum: from `at`, `d` more or less."
+    points = f'{n:+.0f} point{"" if abs(n) == 1 else "s"}'.replace('-', '&minus;') if (n := round(100*d)) else 'nothing'
+    low, high = sorted((at, at + d))
+    return f'<tr class="{"plus" if d >= 0 else "minus"}"><th scope="row">{name}</th>{_bar(low, high, points)}</tr>'
+
+# %% ../nbs/lib/90_demo.ipynb #d4573dc6
 def weights_html(
     o:Prediction,
     reads:tuple, # (reads the image?, reads metadata?)
 ) -> str: # HTML
     "The parts of image and metadata in the probability of the most probable class, as a table that adds up."
     w, total = o.weighed, o.probabilities[o.label]
-    def step(name, at, d):
-        points = f'{n:+.0f} point{"" if abs(n) == 1 else "s"}'.replace('-', '&minus;') if (n := round(100*d)) else 'nothing'
-        low, high = sorted((at, at + d))
-        return f'<tr class="{"plus" if d >= 0 else "minus"}"><th scope="row">{name}</th>{_bar(low, high, points)}</tr>'
     rows = [f'<tr class="base"><th scope="row">Before anything is seen</th>{_bar(0, w["base"], percent(w["base"]))}</tr>']
-    if reads[0]: rows.append(step('The picture', w['base'], w['image']))
-    if reads[1]: rows.append(step('What is known of the patient', w['base'] + w['image'], w['metadata']))
+    if reads[0]: rows.append(_step('The picture', w['base'], w['image']))
+    if reads[1]: rows.append(_step('What is known of the patient', w['base'] + w['image'], w['metadata']))
     rows.append(f'<tr class="total"><th scope="row">{_cond(o.label)}</th>{_bar(0, total, percent(total))}</tr>')
     caption = f'How the probability of {_cond(o.label)} came about (Shapley values of two sources).'
     return f'<h3>What weighed how much</h3><table class="weights"><caption>{caption}</caption><tbody>{"".join(rows)}</tbody></table>'
@@ -352,6 +378,10 @@ def overlay(
     return x, (.5*x + .5*colour).round().astype(np.uint8)
 
 # %% ../nbs/lib/90_demo.ipynb #5f889ec1
+_BRIGHT = ('Bright places moved the model towards this answer. That is not the same as showing where a disease is, '
+           'and a map can look convincing while the answer is wrong.')
+
+# %% ../nbs/lib/90_demo.ipynb #831c1189
 def views_html(
     o:Prediction,
 ) -> str: # HTML; empty where the model reads no image
@@ -360,29 +390,34 @@ def views_html(
     a, b = (data_url(x) for x in overlay(o.pixels, o.heatmap))
     flat = float(o.heatmap.max()) <= 0
     where = 'The map is empty: nothing in the picture spoke for it.' if flat else f'Brightest: {brightest(o.heatmap)}.'
-    n, about = o.pixels.shape[0], _p('Bright places moved the model towards this answer. That is not the same as showing where a disease is, '
-                                     'and a map can look convincing while the answer is wrong.', 'small')
-    left = f'<figure><img alt="The picture as the model saw it, {n} pixels wide" src="{a}"><figcaption>What the model saw: {n} x {n} pixels</figcaption></figure>'
+    n = o.pixels.shape[0]
+    left = (f'<figure><img alt="The picture as the model saw it, {n} pixels wide" src="{a}">'
+            f'<figcaption>What the model saw: {n} x {n} pixels</figcaption></figure>')
     right = (f'<figure><img alt="Heat map over the same picture. {where}" src="{b}"><div class="scale" aria-hidden="true"></div>'
              f'<figcaption>Grad-CAM of {_cond(o.label)}. {where} Dark counted little, bright much.</figcaption></figure>')
-    return f'<h3>Where the model looked</h3><div class="views">{left}{right}</div>{about}'
+    return f'<h3>Where the model looked</h3><div class="views">{left}{right}</div>{_p(_BRIGHT, "small")}'
 
 # %% ../nbs/lib/90_demo.ipynb #9cb2a129
+_UNTESTED = 'This record has too few validation pictures to tell a strange picture from an ordinary one.'
+_QUIET = 'No out-of-distribution warning: the picture is about as close to the training pictures as most.'
+_QUIET_BY_CONFIDENCE = ('No warning: the model is about as sure as usual. '
+                        '(This record can judge by confidence only, which is the weaker test.)')
+
+# %% ../nbs/lib/90_demo.ipynb #5822fdc5
 def strange_html(
     o:Prediction,
 ) -> str: # HTML
     "The out-of-distribution warning, or one quiet line."
-    features, none = o.ood_kind == 'features', 'This record has too few validation pictures to tell a strange picture from an ordinary one.'
-    if np.isinf(o.ood_limit): return _p(none, 'usual')
-    quiet = 'No out-of-distribution warning: the picture is about as close to the training pictures as most.'
-    if not features: quiet = 'No warning: the model is about as sure as usual. (This record can judge by confidence only, which is the weaker test.)'
-    if not o.ood: return _p(quiet, 'usual')
+    features = o.ood_kind == 'features'
+    if np.isinf(o.ood_limit): return _p(_UNTESTED, 'usual')
+    if not o.ood: return _p(_QUIET if features else _QUIET_BY_CONFIDENCE, 'usual')
     times = f'{o.ood_score/o.ood_limit:.1f} times as far from the training pictures as the limit' if o.ood_limit > 0 else 'beyond the limit'
     how = f'It lies {times}, below which nearly all ordinary pictures stay.'
     if not features: how = 'The model is less sure of it than of nearly all ordinary pictures.'
-    return f'<div class="strange"><b>Warning: this picture is unlike those the model learnt from.</b>{how} The numbers below mean little.</div>'
+    return ('<div class="strange"><b>Warning: this picture is unlike those the model learnt from.</b>'
+            f'{how} The numbers below mean little.</div>')
 
-# %% ../nbs/lib/90_demo.ipynb #29d78c24
+# %% ../nbs/lib/90_demo.ipynb #10060950
 def model_html(
     about:dict, # from `describe`
 ) -> str: # HTML
@@ -390,9 +425,15 @@ def model_html(
     what = f'Trained on <b>{escape(about["data"])}</b>. It was never tested in a clinic.'
     if about['simulated']: what = ('<b>Trained on the simulated cohort</b>: drawings of invented lesions. '
                                    'It has never seen a photograph, so what it says of one means nothing.')
-    score = about['score'] and f' On pictures it had not seen its balanced accuracy was {about["score"]}; guessing gives {about["chance"]}.' or ''
-    return _p(f'{what} Model: {escape(about["model"])}.{score}', 'model')
+    score = about['score'] and f' On pictures it had not seen its balanced accuracy was {about["score"]}; guessing gives {about["chance"]}.'
+    return _p(f'{what} Model: {escape(about["model"])}.{score or ""}', 'model')
 
+# %% ../nbs/lib/90_demo.ipynb #14eca219
+def _section(title, body, before='', cls=''): # the place of the result
+    head = f'<h2 id="outcome-title" tabindex="-1">{title}</h2>'
+    return f'<section class="outcome {cls}" aria-labelledby="outcome-title">{before}{head}{body}</section>'
+
+# %% ../nbs/lib/90_demo.ipynb #29d78c24
 def outcome_html(
     predictor:Predictor,
     o:Prediction,
@@ -402,10 +443,6 @@ def outcome_html(
     parts = (strange_html(o), verdict_html(predictor, o), bars_html(o, predictor.malignant), views_html(o), weights_html(o, reads))
     body = ''.join(parts if o.ood else (*parts[1:], parts[0])) + model_html(describe(predictor))
     return _section('What the model says', body, _p(f'{NOTICE}.', 'again'))
-
-def _section(title, body, before='', cls=''): # the place of the result
-    head = f'<h2 id="outcome-title" tabindex="-1">{title}</h2>'
-    return f'<section class="outcome {cls}" aria-labelledby="outcome-title">{before}{head}{body}</section>'
 
 # %% ../nbs/lib/90_demo.ipynb #6ec160ef
 _TO_COME = ('the conditions that remain possible for the model, and how probable it finds each', 'where in the picture it looked',
@@ -443,23 +480,28 @@ def _gradio():
     except ModuleNotFoundError as e: raise ModuleNotFoundError("The demo needs gradio: pip install 'skincancer[demo]'", name=e.name) from e
     return gradio
 
+# %% ../nbs/lib/90_demo.ipynb #140e64de
 def _static(name):
     import skincancer
     return (Path(skincancer.__file__).parent/'static'/name).read_text(encoding='utf-8')
 
 # %% ../nbs/lib/90_demo.ipynb #43f60d0e
-_TYPES = 'image/jpeg,image/png,image/webp,image/bmp,image/tiff,image/gif'
 _NOTICE_HTML = ('<div class="notice" role="region" aria-label="Important notice"><span class="sign" aria-hidden="true">&#9888;</span>'
                 f'<span><b>{NOTICE}.</b><span class="more">{ADVICE}</span></span></div>')
-_ABOUT_PICTURES = (f'One lesion, close up, in focus. Up to {MAX_UPLOAD/1e6:.0f} MB and {MAX_PIXELS/1e6:.0f} million pixels; JPEG, PNG, WebP, BMP, TIFF '
-                   'or GIF. The picture is held in memory while the model looks at it and then forgotten: it is not stored or logged, and the place '
-                   'and time that a camera writes into it are thrown away.')
+_HEAD_HTML = ('<h1>Skin lesions: what a model sees</h1>'
+              '<p>Show it a picture, tell it what is known, and look at its answer from all sides.</p>')
+_NOTE_HTML = '<div><p id="note" role="status" aria-live="polite"></p><p id="problem" role="alert"></p></div>'
+
+# %% ../nbs/lib/90_demo.ipynb #878d4252
+_TYPES = 'image/jpeg,image/png,image/webp,image/bmp,image/tiff,image/gif'
+_ABOUT_PICTURES = (f'One lesion, close up, in focus. Up to {MAX_UPLOAD/1e6:.0f} MB and {MAX_PIXELS/1e6:.0f} million pixels; JPEG, PNG, '
+                   'WebP, BMP, TIFF or GIF. The picture is held in memory while the model looks at it and then forgotten: it is not stored '
+                   'or logged, and the place and time that a camera writes into it are thrown away.')
 _PICK_HTML = ('<section class="card" aria-labelledby="pick-title"><h2 id="pick-title">1. A picture</h2><div class="drop"><div class="pick">'
               f'<label>Choose a picture<input id="choose" type="file" accept="{_TYPES}"></label>'
-              f'<label class="second camera">Take a picture<input id="take" type="file" accept="{_TYPES}" capture="environment"></label></div>'
+              '<label class="second camera">Take a picture'
+              f'<input id="take" type="file" accept="{_TYPES}" capture="environment"></label></div>'
               f'<img id="preview" alt="" hidden><p class="small" id="picture-name"></p></div>{_p(_ABOUT_PICTURES, "small")}</section>')
-_HEAD_HTML = '<h1>Skin lesions: what a model sees</h1><p>Show it a picture, tell it what is known, and look at its answer from all sides.</p>'
-_NOTE_HTML = '<div><p id="note" role="status" aria-live="polite"></p><p id="problem" role="alert"></p></div>'
 
 # %% ../nbs/lib/90_demo.ipynb #e126987a
 def _field(gr, column, question, allowed):
@@ -471,6 +513,7 @@ def _field(gr, column, question, allowed):
     if len(choices) <= 6: return gr.Radio(choices, value='', label=question, elem_id=f'field-{column}')
     return gr.Dropdown(choices, value='', label=question, filterable=False, elem_id=f'field-{column}')
 
+# %% ../nbs/lib/90_demo.ipynb #915eedb6
 def _fields(gr, fields):
     "All questions of a model, by group; column -> component."
     out = {}
@@ -490,6 +533,7 @@ def _for_page(predictor, companion, columns):
         return said, outcome_html(predictor, o), summary(companion, data, o)
     return look
 
+# %% ../nbs/lib/90_demo.ipynb #babef1c2
 def _for_programs(gr, predictor):
     def predict(picture: str, known: dict | None = None) -> dict:
         "What the model says of a picture (base64 text) and what is known of the patient. Research and education only, not a diagnosis."
@@ -498,26 +542,30 @@ def _for_programs(gr, predictor):
     return predict
 
 # %% ../nbs/lib/90_demo.ipynb #4525ce0a
+def _left(gr, predictor):
+    "What is handed in: picture, example, questions, and the buttons below them."
+    columns = [c for g in group_fields(predictor.fields).values() for c in g]
+    gr.HTML(_PICK_HTML, js_on_load=_static('demo.js'), apply_default_css=False, columns=columns, examples=examples(predictor.fields),
+            waiting=WAITING, max_bytes=MAX_UPLOAD)
+    example = gr.Button('Use a drawn example', variant='secondary', elem_id='example')
+    with gr.Column(elem_id='fields', visible=bool(predictor.fields)):
+        gr.HTML(f'<h2 class="step">2. What is known</h2>{_p("Every field may stay empty.", "small")}')
+        fields = _fields(gr, predictor.fields)
+    go = gr.Button('Ask the model', variant='primary', elem_id='go')
+    gr.HTML(_NOTE_HTML, apply_default_css=False)
+    return dict(example=example, go=go, clear=gr.Button('Start again', variant='secondary', elem_id='clear'), fields=fields)
+
+# %% ../nbs/lib/90_demo.ipynb #a2884083
 def _layout(gr, predictor):
     "Components by name; `fields` by column."
     gr.HTML(_NOTICE_HTML, elem_id='notice', apply_default_css=False)
     gr.HTML(f'<header class="head">{_HEAD_HTML}{model_html(describe(predictor))}</header>', apply_default_css=False)
     with gr.Row(elem_id='columns'):
-        with gr.Column(scale=5):
-            columns = [c for g in group_fields(predictor.fields).values() for c in g]
-            gr.HTML(_PICK_HTML, js_on_load=_static('demo.js'), apply_default_css=False, columns=columns, examples=examples(predictor.fields),
-                    waiting=WAITING, max_bytes=MAX_UPLOAD)
-            example = gr.Button('Use a drawn example', variant='secondary', elem_id='example')
-            with gr.Column(elem_id='fields', visible=bool(predictor.fields)):
-                gr.HTML(f'<h2 class="step">2. What is known</h2>{_p("Every field may stay empty.", "small")}')
-                fields = _fields(gr, predictor.fields)
-            go = gr.Button('Ask the model', variant='primary', elem_id='go')
-            gr.HTML(_NOTE_HTML, apply_default_css=False)
-            clear = gr.Button('Start again', variant='secondary', elem_id='clear')
+        with gr.Column(scale=5): left = _left(gr, predictor)
         with gr.Column(scale=7):
             result, text = gr.HTML(WAITING, elem_id='result', apply_default_css=False), gr.Markdown('', elem_id='summary')
     picture, message = (gr.Textbox(visible='hidden') for _ in range(2))
-    return dict(example=example, go=go, clear=clear, fields=fields, result=result, text=text, picture=picture, message=message)
+    return dict(**left, result=result, text=text, picture=picture, message=message)
 
 # %% ../nbs/lib/90_demo.ipynb #cccf4696
 def _events(gr, c, predictor, companion):
@@ -534,6 +582,7 @@ def _events(gr, c, predictor, companion):
 # %% ../nbs/lib/90_demo.ipynb #753845eb
 MAX_WAITING = 256    # questions in the queue; the next one is told to come back
 
+# %% ../nbs/lib/90_demo.ipynb #615c41e9
 def build_page(
     predictor:Predictor,
     companion=companion_summary, # writes the educational summary; None for none
@@ -550,9 +599,11 @@ def build_page(
 # %% ../nbs/lib/90_demo.ipynb #4a9a031c
 _PATHS = re.compile(r'/|/(assets|static)/[\w./-]+|/theme\.css|/favicon\.ico|/manifest\.json|/config|/gradio_api/'
                     r'(info|startup-events|app_id|reset|cancel|heartbeat/\w[\w-]*|queue/(join|data|status)|call/predict(/\w+)?)/?')
-_POLICY = ("default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-           "font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'")
-_HEADERS = {'content-security-policy': _POLICY, 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer', 'cache-control': 'no-store'}
+_POLICY = ("default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+           "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; form-action 'none'; "
+           "frame-ancestors 'none'")
+_HEADERS = {'content-security-policy': _POLICY, 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer',
+            'cache-control': 'no-store'}
 LOOPBACK = ('localhost', '127.0.0.1', '[::1]')
 
 # %% ../nbs/lib/90_demo.ipynb #8b50d8bb
@@ -560,19 +611,14 @@ class Gate:
     "ASGI middleware: known paths, known hosts, small bodies, strict headers."
     def __init__(self, app, hosts=None, max_body=MAX_UPLOAD*4//3 + 100_000): self.app, self.hosts, self.max_body = app, hosts, max_body
 
-    def refusal(self, scope): # status and sentence, or None
-        head = {k.decode('latin1').lower(): v.decode('latin1') for k, v in scope['headers']}
-        host, n = re.sub(r':\d+$', '', head.get('host', '')).lower(), head.get('content-length', '0')
-        if self.hosts and host not in self.hosts: return 421, 'This address is not served here.'
-        if not _PATHS.fullmatch(scope['path']) or '..' in scope['path']: return 404, 'There is nothing here.'
-        if n.isdecimal() and int(n) > self.max_body: return 413, f'That is too large: a picture may have {MAX_UPLOAD/1e6:.0f} MB.'
-
-    async def __call__(self, scope, receive, send):
-        if scope['type'] == 'lifespan': return await self.app(scope, receive, send)
-        if scope['type'] != 'http': return await send({'type': 'websocket.close', 'code': 1008})
-        no = self.refusal(scope)
-        if no: return await _refuse(send, *no)
-        await self.app(scope, _counted(receive, self.max_body), _with_headers(send, scope['path']))
+# %% ../nbs/lib/90_demo.ipynb #044bb9aa
+@patch
+def refusal(self:Gate, scope): # status and sentence, or None
+    head = {k.decode('latin1').lower(): v.decode('latin1') for k, v in scope['headers']}
+    host, n = re.sub(r':\d+$', '', head.get('host', '')).lower(), head.get('content-length', '0')
+    if self.hosts and host not in self.hosts: return 421, 'This address is not served here.'
+    if not _PATHS.fullmatch(scope['path']) or '..' in scope['path']: return 404, 'There is nothing here.'
+    if n.isdecimal() and int(n) > self.max_body: return 413, f'That is too large: a picture may have {MAX_UPLOAD/1e6:.0f} MB.'
 
 # %% ../nbs/lib/90_demo.ipynb #fe474cbc
 async def _refuse(send, status, sentence):
@@ -580,6 +626,7 @@ async def _refuse(send, status, sentence):
     await send({'type': 'http.response.start', 'status': status, 'headers': head})
     await send({'type': 'http.response.body', 'body': json.dumps(dict(detail=sentence)).encode()})
 
+# %% ../nbs/lib/90_demo.ipynb #f3d591fb
 def _counted(receive, limit):
     n = 0
     async def wrapped():
@@ -589,6 +636,7 @@ def _counted(receive, limit):
         return m if n <= limit else {'type': 'http.request', 'body': b'', 'more_body': False}
     return wrapped
 
+# %% ../nbs/lib/90_demo.ipynb #f40e6f23
 def _with_headers(send, path):
     keep = path.startswith(('/assets/', '/static/'))     # Gradio's own files may be kept
     more = [(k.encode(), v.encode()) for k, v in _HEADERS.items() if not (keep and k == 'cache-control')]
@@ -598,15 +646,28 @@ def _with_headers(send, path):
         await send(m)
     return wrapped
 
+# %% ../nbs/lib/90_demo.ipynb #1bd6d99d
+@patch
+async def __call__(self:Gate, scope, receive, send):
+    if scope['type'] == 'lifespan': return await self.app(scope, receive, send)
+    if scope['type'] != 'http': return await send({'type': 'websocket.close', 'code': 1008})
+    no = self.refusal(scope)
+    if no: return await _refuse(send, *no)
+    await self.app(scope, _counted(receive, self.max_body), _with_headers(send, scope['path']))
+
 # %% ../nbs/lib/90_demo.ipynb #7fae7cfe
+_FONTS = ('system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'Helvetica Neue', 'Arial', 'sans-serif')
+
+# %% ../nbs/lib/90_demo.ipynb #3b846130
 def make_app(
     page, # from `build_page`
     hosts=None, # names that are answered to; default: any
 ): # ASGI application
     "The page behind its gate."
     from fastapi import FastAPI
-    gr, fonts = _gradio(), ['system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'Helvetica Neue', 'Arial', 'sans-serif']
-    theme = gr.themes.Base(font=[gr.themes.Font(o) for o in fonts], font_mono=[gr.themes.Font('ui-monospace'), gr.themes.Font('monospace')])
+    gr = _gradio()
+    font = gr.themes.Font
+    theme = gr.themes.Base(font=[font(o) for o in _FONTS], font_mono=[font('ui-monospace'), font('monospace')])
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     inner = gr.mount_gradio_app(app, page, '/', theme=theme, css=_static('demo.css'), run_history=False, footer_links=[], ssr_mode=False,
                                 enable_monitoring=False, show_error=False, allowed_paths=[], pwa=False, mcp_server=False, max_file_size=1)
@@ -637,6 +698,19 @@ def listen(
         raise OSError(f'Cannot listen on {host}, port {port} ({e.strerror or e}). Another port: --port {other}') from None
     return s
 
+# %% ../nbs/lib/90_demo.ipynb #3d9475cf
+def greeting(
+    predictor:Predictor,
+    address:tuple, # host and port, as the socket has them
+    local:bool, # loopback?
+) -> list: # of lines
+    "What the terminal says at the start."
+    about, host = describe(predictor), f'[{address[0]}]' if ':' in address[0] else address[0]
+    drawn = ' (drawn pictures, no real patient). Another one: --run FOLDER' if about['simulated'] else ''
+    lines = [f'{NOTICE}.', f'Model {about["run"]}, trained on: {about["data"]}{drawn}']
+    if not local: lines.append('It is open to everyone who can reach this machine over the network, without a password.')
+    return [*lines, f'Open http://{host}:{address[1]}/ in a browser; Ctrl+C ends it.']
+
 # %% ../nbs/lib/90_demo.ipynb #106076b9
 def serve(
     run=None, # folder of a record, or its id in runs/; default: `demo_run()`
@@ -655,18 +729,6 @@ def serve(
     _for_page(predictor, companion, [])(examples({})[0]['picture'])      # whatever is made on first use is made now
     for line in greeting(predictor, sock.getsockname(), local): say(line)
     if not seal(): say('This system has no limit on writing files; the page still writes none.')
-    how = uvicorn.Config(app, log_level='warning', access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=2, server_header=False)
+    how = uvicorn.Config(app, log_level='warning', access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=2,
+                         server_header=False)
     uvicorn.Server(how).run(sockets=[sock])
-
-# %% ../nbs/lib/90_demo.ipynb #3d9475cf
-def greeting(
-    predictor:Predictor,
-    address:tuple, # host and port, as the socket has them
-    local:bool, # loopback?
-) -> list: # of lines
-    "What the terminal says at the start."
-    about, host = describe(predictor), f'[{address[0]}]' if ':' in address[0] else address[0]
-    drawn = ' (drawn pictures, no real patient). Another one: --run FOLDER' if about['simulated'] else ''
-    lines = [f'{NOTICE}.', f'Model {about["run"]}, trained on: {about["data"]}{drawn}']
-    if not local: lines.append('It is open to everyone who can reach this machine over the network, without a password.')
-    return [*lines, f'Open http://{host}:{address[1]}/ in a browser; Ctrl+C ends it.']

@@ -20,6 +20,7 @@ from scipy import optimize
 from scipy.special import softmax
 from torch import nn
 
+# %% ../nbs/lib/70_predict.ipynb #3597e18c
 from .core import DataError, atomic_path, check_name
 from .data.cohorts import COHORTS, _UNKNOWN
 from .data.images import Preprocess, _has_end, _stat, read_bytes
@@ -43,7 +44,8 @@ def _file_bytes(image):
     elif isinstance(image, (bytes, bytearray, memoryview)): data = image
     else:
         size = _stat(image)
-        if size is not None and size[0] > MAX_BYTES: raise DataError(f'a file of {size[0]/1e6:,.0f} MB; the limit is {MAX_BYTES/1e6:.0f} MB')
+        if size is not None and size[0] > MAX_BYTES:
+            raise DataError(f'a file of {size[0]/1e6:,.0f} MB; the limit is {MAX_BYTES/1e6:.0f} MB')
         data = read_bytes(image)
     if len(data) > MAX_BYTES: raise DataError(f'more than {MAX_BYTES/1e6:.0f} MB, which is the limit')
     return bytes(data)
@@ -51,9 +53,11 @@ def _file_bytes(image):
 # %% ../nbs/lib/70_predict.ipynb #138f44b4
 def _check_header(im):
     w, h = im.size
-    if w*h > MAX_PIXELS: raise DataError(f'{w:,} x {h:,} pixels; more than {MAX_PIXELS/1e6:.0f} million are not decoded. Make it smaller first')
+    if w*h > MAX_PIXELS:
+        raise DataError(f'{w:,} x {h:,} pixels; more than {MAX_PIXELS/1e6:.0f} million are not decoded. Make it smaller first')
     if min(w, h) < MIN_SIDE: raise DataError(f'{w} x {h} pixels are too few; the shorter side needs {MIN_SIDE}')
-    if getattr(im, 'is_animated', False) and im.format != 'MPO': raise DataError(f'{im.n_frames} frames in one {im.format}; give one picture')
+    if getattr(im, 'is_animated', False) and im.format != 'MPO':
+        raise DataError(f'{im.n_frames} frames in one {im.format}; give one picture')
     if im.mode[0] in 'IF': raise DataError(f'pixels of mode {im.mode}: convert it to 8 bits per channel first')
 
 # %% ../nbs/lib/70_predict.ipynb #cf80312c
@@ -77,10 +81,22 @@ def _rgb(im):
 # %% ../nbs/lib/70_predict.ipynb #024fade3
 def _from_array(x):
     x = np.repeat(x[:, :, None], 3, 2) if x.ndim == 2 else x
-    if x.dtype != np.uint8 or x.ndim != 3 or x.shape[2] not in (3, 4): raise ValueError(f'an array is uint8 (h, w, 3); got {x.dtype} {x.shape}')
+    if x.dtype != np.uint8 or x.ndim != 3 or x.shape[2] not in (3, 4):
+        raise ValueError(f'an array is uint8 (h, w, 3); got {x.dtype} {x.shape}')
     return Image.fromarray(x)
 
 # %% ../nbs/lib/70_predict.ipynb #a5c76ff9
+def _checked(image, min_side):
+    "A PIL image that passed the checks, from whatever was handed in."
+    if isinstance(image, Image.Image): _check_header(im := image)
+    elif isinstance(image, np.ndarray): _check_header(im := _from_array(image))
+    elif hasattr(image, 'read') or isinstance(image, (str, Path, bytes, bytearray, memoryview)):
+        im = _open(_file_bytes(image))
+        if min_side: im.draft(None, (min_side, min_side))
+    else: raise ValueError(f'a picture is a path, bytes, a file, a PIL image or an array; got {type(image).__name__}')
+    return im
+
+# %% ../nbs/lib/70_predict.ipynb #f4f522ba
 def read_picture(
     image, # path (a member of a zip archive too), bytes, open binary file, PIL image, or uint8 array (h, w, 3)
     min_side:int=None, # a JPEG may be decoded smaller, as long as both sides keep this many pixels
@@ -88,14 +104,7 @@ def read_picture(
 ) -> np.ndarray: # uint8 (h, w, 3), upright, RGB
     "Decode a picture that nobody vouches for; `DataError` or `ValueError` says what is wrong with it."
     what = what or (str(image) if isinstance(image, (str, Path)) else 'The image')
-    try:
-        if isinstance(image, Image.Image): _check_header(im := image)
-        elif isinstance(image, np.ndarray): _check_header(im := _from_array(image))
-        elif hasattr(image, 'read') or isinstance(image, (str, Path, bytes, bytearray, memoryview)):
-            im = _open(_file_bytes(image))
-            if min_side: im.draft(None, (min_side, min_side))
-        else: raise ValueError(f'a picture is a path, bytes, a file, a PIL image or an array; got {type(image).__name__}')
-        return _rgb(im)
+    try: return _rgb(_checked(image, min_side))
     except UnidentifiedImageError as e: raise DataError(f'{what}: not an image in {", ".join(FORMATS)}') from e
     except (FileNotFoundError, MemoryError): raise
     except Image.DecompressionBombError as e: raise DataError(f'{what}: far more pixels than are decoded (a decompression bomb?)') from e
@@ -137,35 +146,47 @@ def _row(row, fields):
 def _no_fields(c): raise ValueError(f'This model reads no metadata; it was given {c!r}')
 
 # %% ../nbs/lib/70_predict.ipynb #a36526b7
+def _rows(metadata, n):
+    "A list of dicts, or None, from whatever was handed in; `n` copies of what counts for every picture."
+    if metadata is None or isinstance(metadata, dict): return [metadata]*n
+    if isinstance(metadata, pd.DataFrame):
+        if not len(metadata.columns): return [{}]*len(metadata)
+        return [dict(zip(metadata, r)) for r in metadata.itertuples(index=False, name=None)]
+    if isinstance(metadata, str) or not all(o is None or isinstance(o, dict) for o in metadata):
+        raise ValueError('metadata is a dict, a list of dicts or a DataFrame')
+    return metadata
+
+# %% ../nbs/lib/70_predict.ipynb #a4e0b06d
 def read_metadata(
     metadata, # None; a dict (of every image); or one row per image: a list of dicts, some of them None, or a DataFrame
     n:int, # images
     fields:dict, # from `clinical_fields`
 ) -> pd.DataFrame: # `n` rows with every column of `fields`; None where nothing is known
     "Checked clinical rows; a `ValueError` names the image, and what is allowed."
-    if metadata is None: metadata = [None]*n
-    elif isinstance(metadata, dict): metadata = [metadata]*n
-    elif isinstance(metadata, pd.DataFrame): metadata = [dict(zip(metadata, r)) for r in metadata.itertuples(index=False, name=None)] if len(metadata.columns) else [{}]*len(metadata)
-    if isinstance(metadata, str) or not all(o is None or isinstance(o, dict) for o in metadata): raise ValueError('metadata is a dict, a list of dicts or a DataFrame')
-    if len(metadata) != n: raise ValueError(f'{len(metadata)} rows of metadata for {n} images')
+    rows = _rows(metadata, n)
+    if len(rows) != n: raise ValueError(f'{len(rows)} rows of metadata for {n} images')
     def read(i, o):
         try: return _row(o, fields)
         except ValueError as e: raise ValueError(f'Metadata of image {i}: {e}') from e
-    return pd.DataFrame([read(i, o) for i, o in enumerate(metadata)], index=range(n), columns=list(fields), dtype=object).replace({np.nan: None})
+    read_rows = [read(i, o) for i, o in enumerate(rows)]
+    return pd.DataFrame(read_rows, index=range(n), columns=list(fields), dtype=object).replace({np.nan: None})
 
 # %% ../nbs/lib/70_predict.ipynb #49129299
+def _prior_loss(v, y, w, z, o):
+    "Weighted mean of the negative log likelihood of `softmax(v[0] z + v[1] o)`, and its slope."
+    q, at = softmax(v[0]*z + v[1]*o, 1), np.arange(len(y))
+    slope = [((q*f).sum(1) - f[at, y]) @ w for f in (z, np.broadcast_to(o, z.shape))]
+    return -np.log(np.maximum(q[at, y], 1e-300)) @ w, np.array(slope)
+
+# %% ../nbs/lib/70_predict.ipynb #492c2263
 class PriorTemperature(Calibrator):
     "Temperature, and the share of the log prior to put back: `softmax(log p / T + b log prior)`."
     name = 'prior_temperature'
     def _fit(self, y, p, w):
         k, n = p.shape[1], len(y)
         prior = (np.bincount(y, w, k)*n + 1)/(n + k)     # one image more of each class, so that none has log 0
-        z, o, at = log_p(p), np.log(prior), np.arange(n)
-        def loss(v):
-            q = softmax(v[0]*z + v[1]*o, 1)
-            slope = [((q*f).sum(1) - f[at, y]) @ w for f in (z, np.broadcast_to(o, z.shape))]
-            return -np.log(np.maximum(q[at, y], 1e-300)) @ w, np.array(slope)
-        a, b = optimize.minimize(loss, [1., .5], jac=True, bounds=[(.01, 100), (0, 2)], method='L-BFGS-B').x
+        known = y, w, log_p(p), np.log(prior)
+        a, b = optimize.minimize(_prior_loss, [1., .5], known, jac=True, bounds=[(.01, 100), (0, 2)], method='L-BFGS-B').x
         return dict(T=float(1/a), b=float(b), prior=prior.tolist())
     def _transform(self, p): return softmax(log_p(p)/self.params['T'] + self.params['b']*np.log(self.params['prior']), 1)
 
@@ -193,7 +214,8 @@ def _encode(model, data, rows):
     x = data.batch(rows)[0].to(next(model.parameters()).device)
     return model.encode(x.float()/255 if x.dtype == torch.uint8 else x)
 
-def _vectors(model, data, rows, bs=64): return np.concatenate([image_vector(_encode(model, data, rows[i:i+bs])) for i in range(0, len(rows), bs)])
+def _vectors(model, data, rows, bs=64):
+    return np.concatenate([image_vector(_encode(model, data, rows[i:i+bs])) for i in range(0, len(rows), bs)])
 
 # %% ../nbs/lib/70_predict.ipynb #25fcac2f
 def _stand_ins(model, data, rows): # by name, as a twin encoder gives two arrays
@@ -217,8 +239,9 @@ def save_reference(
     train = np.random.default_rng(seed).permutation(rows['train'])[:n]
     ref = _vectors(model.eval(), data, train).astype(np.float16)
     score = knn_score(_vectors(model, data, rows['valid']), ref, k := min(k, len(ref)))
-    path = Path(folder)/'reference.safetensors'
-    with atomic_path(path) as part: save_file(dict(train=ref, valid=score.astype(np.float32), k=np.array([k], np.int32), **_stand_ins(model, data, train[:n_stand_ins])), str(part))
+    path, stand_ins = Path(folder)/'reference.safetensors', _stand_ins(model, data, train[:n_stand_ins])
+    kept = dict(train=ref, valid=score.astype(np.float32), k=np.array([k], np.int32), **stand_ins)
+    with atomic_path(path) as part: save_file(kept, str(part))
     return path
 
 # %% ../nbs/lib/70_predict.ipynb #daaab8bd
@@ -227,7 +250,7 @@ class Prediction:
     "What a model says about one image."
     probabilities:dict           # class -> calibrated probability
     label:str                    # the most probable class
-    decision:str                 # the class by the model's own scores, in which rare classes count as much as common ones; what the record's balanced accuracy is about
+    decision:str                 # the class by the model's own scores; what the record's balanced accuracy is about
     conformal:list               # classes that cannot be ruled out, most probable first
     malignant:float              # calibrated probability of all malignant classes together
     ood:bool                     # unlike what the model was trained on?
@@ -274,14 +297,24 @@ def _frequencies(prior, classes):
         for c in prior: check_name(c, classes, 'class')
         prior = [prior.get(c, 0) for c in classes]
     prior = np.asarray(prior, float)
-    if prior.shape != (len(classes),) or not np.isfinite(prior).all() or (prior < 0).any() or not prior.sum(): raise ValueError(f'prior needs a frequency, none negative, for each of {", ".join(classes)}')
+    if prior.shape != (len(classes),) or not np.isfinite(prior).all() or (prior < 0).any() or not prior.sum():
+        raise ValueError(f'prior needs a frequency, none negative, for each of {", ".join(classes)}')
     return prior/prior.sum()
 
-# %% ../nbs/lib/70_predict.ipynb #06bcac37
+# %% ../nbs/lib/70_predict.ipynb #5b01eb78
+def _priors(y, prior, classes):
+    here = (np.bincount(y, minlength=len(classes)) + 1)/(len(y) + len(classes))
+    return here, _frequencies(prior, classes)
+
+# %% ../nbs/lib/70_predict.ipynb #98ce5183
 def _reference(folder):
     from safetensors.numpy import load_file
     path = folder/'reference.safetensors'
     return load_file(path) if path.exists() else None
+
+def _limit(ref, p, groups, keep):
+    if ref is None: return conformal_quantile(softmax_score(p), 1 - keep, groups)
+    return conformal_quantile(ref['valid'], 1 - keep, groups if len(groups) == len(ref['valid']) else None)
 
 # %% ../nbs/lib/70_predict.ipynb #3b336fd7
 def load_run(
@@ -300,15 +333,16 @@ def load_run(
     run = run if isinstance(run, Run) else read_run(run, runs_dir)
     _need(run, 'metrics.json', 'the run is not finished')
     how = read_inference(run)
-    classes, metadata = list(how['classes']), how['metadata']
+    classes, metadata, ref = list(how['classes']), how['metadata'], _reference(run.folder)
     y, p, groups = _valid_side(run, classes)
-    if run.params.get('keep') == 'snapshots': warnings.warn(f'{run.id} predicted with the mean of three snapshots, and its record holds the last: calibration is approximate')
-    ref = _reference(run.folder)
-    score, of = (softmax_score(p), groups) if ref is None else (ref['valid'], groups if len(groups) == len(ref['valid']) else None)
-    model = rebuild_model(run, encoder_weights).to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    return Predictor(run, model, classes, list(how['malignant']), how['preprocess'], metadata, clinical_fields(metadata, run.info['data']['name']), how.get('tta') or 1,
-        fit_calibration(calibrator, y, p), ((np.bincount(y, minlength=len(classes)) + 1)/(len(y) + len(classes)), _frequencies(prior, classes)),
-        Conformal(conformal, alpha, class_conditional, never_empty=False).fit(y, p, groups), ref, conformal_quantile(score, 1 - keep, of))
+    if run.params.get('keep') == 'snapshots':
+        warnings.warn(f'{run.id} predicted with the mean of three snapshots, and its record holds the last: calibration is approximate')
+    return Predictor(run=run, classes=classes, malignant=list(how['malignant']), preprocess=how['preprocess'], metadata=metadata,
+        model=rebuild_model(run, encoder_weights).to(device or ('cuda' if torch.cuda.is_available() else 'cpu')), tta=how.get('tta') or 1,
+        fields=clinical_fields(metadata, run.info['data']['name']),
+        calibrator=fit_calibration(calibrator, y, p), prior=_priors(y, prior, classes),
+        conformal=Conformal(conformal, alpha, class_conditional, never_empty=False).fit(y, p, groups), reference=ref,
+        ood_limit=_limit(ref, p, groups, keep))
 
 # %% ../nbs/lib/70_predict.ipynb #a8900261
 @patch
@@ -345,7 +379,7 @@ def _batches(self:Predictor, images, metadata, batch_size):
     tab = np.zeros((len(images), 0), np.float32) if self.metadata is None else self.metadata.transform(rows)
     name = lambda i, o: f'Image {i}' + (f' ({o})' if isinstance(o, (str, Path)) else '')
     for s in range(0, len(images), batch_size):
-        part = [self.preprocess(read_picture(o, 2*self.preprocess.size, name(s + i, o))) for i, o in enumerate(images[s:s+batch_size])]
+        part = [self.preprocess(read_picture(o, 2*self.preprocess.size, name(i, o))) for i, o in enumerate(images[s:s+batch_size], s)]
         yield np.stack(part), tab[s:s+batch_size]
 
 # %% ../nbs/lib/70_predict.ipynb #975feda8
@@ -367,7 +401,9 @@ def predict_proba(
 @torch.inference_mode()
 def _without_image(self:Predictor, x, tab):
     "Calibrated probabilities (n, k) of rows alone: the mean over stand-ins, or of the mean colour."
-    if self.reference is None: return self._calibrated(self._forward(np.broadcast_to(x.mean((1, 2), keepdims=True).round().astype(np.uint8), x.shape), tab)[0])
+    if self.reference is None:
+        plain = np.broadcast_to(x.mean((1, 2), keepdims=True).round().astype(np.uint8), x.shape)
+        return self._calibrated(self._forward(plain, tab)[0])
     dev = next(self.model.parameters()).device
     held = [torch.as_tensor(self.reference[k], dtype=torch.float32, device=dev) for k in sorted(self.reference) if k.startswith('image.')]
     def mean(row):
@@ -399,16 +435,27 @@ def _heatmaps(model, x, tab, target):
 
 # %% ../nbs/lib/70_predict.ipynb #b15a485c
 @patch
+def _strangeness(self:Predictor, p, v):
+    if self.reference is None: return softmax_score(p)
+    return knn_score(v, self.reference['train'], int(self.reference['k'][0]))
+
+# %% ../nbs/lib/70_predict.ipynb #26366011
+@patch
+def _answer_of(self:Predictor, p, q, inside, strange):
+    c, bad = self.classes, [self.classes.index(o) for o in self.malignant]
+    return Prediction({n: float(a) for n, a in zip(c, q)}, label=c[q.argmax()], decision=c[p.argmax()],
+        conformal=[c[j] for j in np.argsort(-q, kind='stable') if inside[j]], malignant=float(q[bad].sum()),
+        ood=bool(strange > self.ood_limit), ood_score=float(strange), ood_limit=float(self.ood_limit),
+        ood_kind='confidence' if self.reference is None else 'features')
+
+# %% ../nbs/lib/70_predict.ipynb #19f02210
+@patch
 def _answers(self:Predictor, x, tab, explain):
     p, v = self._forward(x, tab)
     q, inside = self._calibrated(p), self.conformal.sets(p)
-    top, order = q.argmax(1), np.argsort(-q, 1, kind='stable')
-    inside[np.arange(len(x)), top] = True
-    strange = softmax_score(p) if self.reference is None else knn_score(v, self.reference['train'], int(self.reference['k'][0]))
-    bad = [self.classes.index(c) for c in self.malignant]
-    c, kind = self.classes, 'confidence' if self.reference is None else 'features'
-    out = [Prediction({n: float(a) for n, a in zip(c, q[i])}, c[top[i]], c[p[i].argmax()], [c[j] for j in order[i] if inside[i, j]], float(q[i, bad].sum()),
-                      bool(strange[i] > self.ood_limit), float(strange[i]), float(self.ood_limit), kind) for i in range(len(x))]
+    top = q.argmax(1)
+    inside[np.arange(len(x)), top] = True     # the most probable class is always in the set
+    out = [self._answer_of(*o) for o in zip(p, q, inside, self._strangeness(p, v))]
     if not explain: return out
     for o, w, m, a in zip(out, self.weigh(x, tab, top), _heatmaps(self.model, x, tab, top), x): o.weighed, o.heatmap, o.pixels = w, m, a
     return out
@@ -434,7 +481,8 @@ def frame(
     "Answers as a tidy table, without heat maps."
     def row(o):
         more = {} if o.weighed is None else {f'weighed_{k}': v for k, v in o.weighed.items()}
-        return dict(label=o.label, decision=o.decision, conformal=', '.join(o.conformal), malignant=o.malignant, ood=o.ood, ood_score=o.ood_score, **{f'p_{c}': v for c, v in o.probabilities.items()}, **more)
+        return dict(label=o.label, decision=o.decision, conformal=', '.join(o.conformal), malignant=o.malignant, ood=o.ood,
+                    ood_score=o.ood_score, **{f'p_{c}': v for c, v in o.probabilities.items()}, **more)
     return pd.DataFrame([row(o) for o in answers])
 
 # %% ../nbs/lib/70_predict.ipynb #51b66de0
@@ -444,7 +492,8 @@ def _linear(cal, k):
     if cal.name == 'none': return eye, np.zeros(k)
     if cal.name == 'temperature': return eye/d['T'], np.zeros(k)
     if cal.name == 'prior_temperature': return eye/d['T'], d['b']*np.log(d['prior'])
-    if cal.name in ('vector', 'dirichlet'): return np.diag(d['slope']) if cal.name == 'vector' else np.array(d['slope']), np.array(d['offset'])
+    if cal.name == 'vector': return np.diag(d['slope']), np.array(d['offset'])
+    if cal.name == 'dirichlet': return np.array(d['slope']), np.array(d['offset'])
     if cal.name == 'prior': return eye, log_p(np.array(d['target_prior'])) - np.log(d['train_prior'])
     raise ValueError(f'A model with {cal.name} calibration cannot be exported; load the run with another calibrator')
 
@@ -468,12 +517,15 @@ def _onnx():
     try:
         import onnx, onnxruntime, onnxscript
         return onnx, onnxruntime
-    except ModuleNotFoundError as e: raise ModuleNotFoundError(f"{e.name} is not installed: export needs the extra, pip install 'skincancer[export]'", name=e.name) from e
+    except ModuleNotFoundError as e:
+        lacking = f"{e.name} is not installed: export needs the extra, pip install 'skincancer[export]'"
+        raise ModuleNotFoundError(lacking, name=e.name) from e
 
 # %% ../nbs/lib/70_predict.ipynb #108b04aa
 def _example(predictor, n, seed=0):
     "Random pictures and rows, as the model takes them."
-    g, size, n_tab = torch.Generator().manual_seed(seed), predictor.preprocess.size, 0 if predictor.metadata is None else len(predictor.metadata.feature_names)
+    g, size = torch.Generator().manual_seed(seed), predictor.preprocess.size
+    n_tab = 0 if predictor.metadata is None else len(predictor.metadata.feature_names)
     x = torch.rand(n, 3, size, size, generator=g)
     return (x, torch.randn(n, n_tab, generator=g)) if n_tab else (x,)
 
@@ -494,6 +546,21 @@ def check_onnx(
     return worst
 
 # %% ../nbs/lib/70_predict.ipynb #a5797d13
+def _graph(predictor):
+    module, args, batch = ExportedModel(predictor).eval(), _example(predictor, 2), torch.export.Dim('batch')
+    names = dict(input_names=['image', 'tab'][:len(args)], output_names=['own', 'probabilities'])
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return torch.onnx.export(module, args, dynamo=True, verbose=False, dynamic_shapes=[{0: batch}]*len(args), **names).model_proto
+
+# %% ../nbs/lib/70_predict.ipynb #3e0b7c43
+def _facts(predictor):
+    "What a reader of the file has to know beside the graph."
+    o, m = predictor, predictor.metadata
+    return dict(run=o.run.id, classes=o.classes, malignant=o.malignant, preprocess=o.preprocess.to_dict(), tta=o.tta,
+                conformal=o.conformal.to_dict(), metadata=m and m.to_dict(), features=m and m.feature_names, fields=o.fields)
+
+# %% ../nbs/lib/70_predict.ipynb #00128935
 def export_onnx(
     path, # file to write
     run, # a `Predictor`, or whatever `load_run` takes
@@ -503,16 +570,11 @@ def export_onnx(
     "Write the model of a run as ONNX, checked in onnxruntime on batches of several sizes."
     onnx, _ = _onnx()
     predictor = run if isinstance(run, Predictor) else load_run(run, device='cpu', **kwargs)
-    module, args = ExportedModel(predictor).eval(), _example(predictor, 2)
-    names, batch = ['image', 'tab'][:len(args)], torch.export.Dim('batch')
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        program = torch.onnx.export(module, args, dynamo=True, verbose=False, input_names=names, output_names=['own', 'probabilities'], dynamic_shapes=[{0: batch}]*len(args))
-    proto = program.model_proto
-    facts = dict(run=predictor.run.id, classes=predictor.classes, malignant=predictor.malignant, preprocess=predictor.preprocess.to_dict(), tta=predictor.tta, conformal=predictor.conformal.to_dict(),
-                 metadata=predictor.metadata and predictor.metadata.to_dict(), features=predictor.metadata and predictor.metadata.feature_names, fields=predictor.fields)
-    onnx.helper.set_model_props(proto, {k: json.dumps(v) for k, v in facts.items()})
+    proto = _graph(predictor)
+    onnx.helper.set_model_props(proto, {k: json.dumps(v) for k, v in _facts(predictor).items()})
     with atomic_path(path) as part:
         onnx.save(proto, str(part))
-        if (worst := check_onnx(part, predictor)) > tolerance: raise ValueError(f'The exported model differs from the run by {worst:.1g} in a probability; {tolerance:g} is allowed. Nothing was written.')
+        if (worst := check_onnx(part, predictor)) > tolerance:
+            raise ValueError(f'The exported model differs from the run by {worst:.1g} in a probability; {tolerance:g} is allowed. '
+                             'Nothing was written.')
     return worst

@@ -1,11 +1,12 @@
 "Texts fetched from servers that are busy, break off, serve the wrong licence or plant something; all on this machine."
-import html, http.server, json, os, signal, subprocess, sys, threading, time
+import html, json, os, signal, subprocess, sys, time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from skincancer.core import DataError, read_json
+from conftest import LocalServer
+from skincancer.core import DataError
 from skincancer.education import corpus as co
 
 ENV = os.environ | dict(PYTHONPATH=str(Path(co.__file__).parents[2]), NO_PROXY='127.0.0.1')
@@ -33,17 +34,11 @@ BY = '<license xlink:href="https://creativecommons.org/licenses/by/4.0/"><licens
 NC = '<license><ali:license_ref>https://creativecommons.org/licenses/by-nc-nd/4.0/</ali:license_ref><license-p>Open access.</license-p></license>'
 
 
-class Server:
+class Server(LocalServer):
     "Publishers in a thread: `files` by path, `status` is a list of answers to give first, `asked` the paths that were asked for."
     def __init__(self):
         self.files, self.status, self.asked, self.agents, self.slow, self.headers = {}, [], [], set(), 0, {}
-        outer = self
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self): outer.answer(self)
-            def log_message(self, *args): pass
-        self.http = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-        self.base = f'http://127.0.0.1:{self.http.server_port}'
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        super().__init__()
 
     def answer(self, h):
         url = urlsplit(h.path)
@@ -67,13 +62,11 @@ def search(query):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
-    s = Server()
+def server(serve):
+    s = serve(Server)
     s.files = {'/types/skin/patient/melanoma-treatment-pdq': PAGE, '/ws/query': topic('Melanoma', '<h3>What is melanoma?</h3><p>Melanoma is the most serious type of skin cancer.</p>'),
                '/search': search, '/PMC1/fullTextXML': article('PMC1', NC), '/PMC2/fullTextXML': article('PMC2', BY), '/PMC4/fullTextXML': article('PMC4', BY)}
-    yield s
-    s.http.shutdown(); s.http.server_close()
+    return s
 
 
 def fetch(server, folder, conditions=('melanoma',), **kw): return co.fetch_corpus(folder, conditions=conditions, base_urls=dict.fromkeys(co.BASES, server.base), **(QUICK | kw))

@@ -7,22 +7,13 @@ from PIL import Image
 pytest.importorskip('gradio', reason="the demo is an extra: pip install 'skincancer[demo]'")
 playwright = pytest.importorskip('playwright.sync_api', reason='playwright drives the browser: pip install playwright')
 
-from demo_server import Server, bad_files, encoded, noise, tiny_run
+from demo_server import Server, bad_files, encoded, noise
 from skincancer import demo
 
 CHROME = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 pytestmark = pytest.mark.skipif(not CHROME, reason='neither chromium, chromium-browser nor google-chrome is installed')
 DESKTOP, PHONE = dict(viewport=dict(width=1280, height=900)), dict(viewport=dict(width=375, height=740), has_touch=True, is_mobile=True, device_scale_factor=2)
 
-
-@pytest.fixture(scope='module')
-def run(): return tiny_run()
-
-@pytest.fixture(scope='module')
-def server(run, tmp_path_factory):
-    s = Server(run, tmp_path_factory.mktemp('demo_browser'))
-    yield s
-    s.stop()
 
 @pytest.fixture(scope='module')
 def browser():
@@ -34,9 +25,9 @@ def browser():
 
 class Visit:
     "A page with its requests and complaints; `with` closes it and looks at both."
-    def __init__(self, browser, server, **options):
+    def __init__(self, browser, site, **options):
         self.context = browser.new_context(**(DESKTOP | options))
-        self.page, self.url, self.requests, self.errors = self.context.new_page(), server.url, [], []
+        self.page, self.url, self.requests, self.errors = self.context.new_page(), site.url, [], []
         self.page.set_default_timeout(60_000)
         self.context.on('request', lambda r: self.requests.append(r.url))
         self.page.on('pageerror', lambda e: self.errors.append(str(e)))
@@ -64,7 +55,7 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser, server): return lambda **options: Visit(browser, server, **options)
+def visit(browser, site): return lambda **options: Visit(browser, site, **options)
 
 
 def test_upload_and_result(visit, tmp_path):
@@ -137,11 +128,11 @@ def test_a_value_out_of_range_and_a_file_too_large(visit):
         assert len(v.requests) == sent                             # it did not even leave the browser
 
 
-def test_a_strange_picture_is_warned_of_before_anything_else(browser, run, tmp_path):
+def test_a_strange_picture_is_warned_of_before_anything_else(browser, record, tmp_path):
     "The same record, with a limit that every picture is beyond."
     from safetensors.numpy import load_file, save_file
-    shutil.copytree(run, strict := tmp_path/run.name)
-    ref = load_file(run/'reference.safetensors')
+    shutil.copytree(record, strict := tmp_path/record.name)
+    ref = load_file(record/'reference.safetensors')
     save_file(ref | dict(valid=np.full(100, -1, np.float32)), strict/'reference.safetensors')
     s = Server(strict, tmp_path/'strict')
     try:
@@ -243,8 +234,8 @@ def test_text_can_be_read(visit, scheme):
         assert not v.js(CONTRAST)
 
 
-def test_when_the_server_is_gone_the_page_says_so(browser, run, tmp_path):
-    s = Server(run, tmp_path/'short')
+def test_when_the_server_is_gone_the_page_says_so(browser, record, tmp_path):
+    s = Server(record, tmp_path/'short')
     v = Visit(browser, s)
     with v:
         v.example()
@@ -254,5 +245,5 @@ def test_when_the_server_is_gone_the_page_says_so(browser, run, tmp_path):
         v.errors.clear()                                           # the browser's own, about the connection
 
 
-def test_nothing_was_written_or_said(server):
-    assert server.lines[next(i for i, l in enumerate(server.lines) if l.startswith('Open ')) + 1:] == []
+def test_nothing_was_written_or_said(site):
+    assert site.lines[next(i for i, l in enumerate(site.lines) if l.startswith('Open ')) + 1:] == []

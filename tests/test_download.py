@@ -1,10 +1,11 @@
 "Downloads from servers that hang up, lie, forget and ignore; all on this machine."
-import errno, hashlib, http.server, io, json, os, signal, socket, subprocess, sys, threading, time, zipfile
+import errno, hashlib, io, json, os, signal, socket, subprocess, sys, time, zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest, requests
 
+from conftest import LocalServer
 from skincancer.core import DataError
 from skincancer.data import download as dl
 
@@ -14,18 +15,12 @@ QUIET = dict(progress=False, wait=0)
 ENV = os.environ | dict(PYTHONPATH=str(Path(dl.__file__).parents[2]))  # subprocesses import the package under test
 
 
-class Server:
+class Server(LocalServer):
     "A file at /f.bin, served as badly as `ranges`, `cut`, `status`, `delay` and `shift` say; `asked` holds (path, Range, status)."
     def __init__(self):
         self.files, self.asked = {'/f.bin': BODY}, []
         self.ranges, self.cut, self.status, self.delay, self.shift = True, [], [], 0, 0
-        outer = self
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self): outer.answer(self)
-            def log_message(self, *args): pass
-        self.http = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-        self.base = f'http://127.0.0.1:{self.http.server_port}'
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        super().__init__()
 
     def answer(self, h):
         path, rng = h.path.split('?')[0], h.headers.get('Range')
@@ -49,11 +44,7 @@ class Server:
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
-    s = Server()
-    yield s
-    s.http.shutdown()
+def server(serve): return serve(Server)
 
 
 def test_whole_file_by_pooch(server, tmp_path):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'CONDITIONS', 'GENERAL', 'LABELS', 'PUBLISHER', 'AGENT', 'BASES', 'PDQ', 'TOPICS', 'TITLES',
-           'condition_of', 'Passage', 'one_line', 'split_sentences', 'section_slug', 'read_note', 'notes_folder',
-           'read_notes', 'is_note', 'unique', 'section_of', 'condition_in', 'chunks', 'html_paragraphs',
+           'condition_of', 'Passage', 'one_line', 'split_sentences', 'section_slug', 'read_note', 'unique',
+           'notes_folder', 'read_notes', 'is_note', 'section_of', 'condition_in', 'chunks', 'html_paragraphs',
            'medlineplus_topics', 'jats_licence', 'jats_paragraphs', 'Fetcher', 'europepmc_query', 'fetch_pdq',
            'fetch_medlineplus', 'fetch_europepmc', 'corpus_root', 'fetch_corpus', 'gives_orders', 'quotable', 'screen',
            'read_corpus', 'show_corpus', 'main']
@@ -26,15 +26,18 @@ from ..core import DataError, atomic_path, check_name, data_root, digest, file_s
 from ..data.download import _passing, _reason
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #0fb2108b
-SECTIONS = dict(what_it_is='What it is', how_it_looks='How it looks', risk_factors='Risk factors', how_it_is_confirmed='How it is confirmed',
+SECTIONS = dict(what_it_is='What it is', how_it_looks='How it looks', risk_factors='Risk factors',
+                how_it_is_confirmed='How it is confirmed',
                 what_usually_follows='What usually follows', when_to_see_a_doctor='When to see a doctor')
 CONDITIONS = ('melanoma', 'nevus', 'basal_cell_carcinoma', 'squamous_cell_carcinoma', 'actinic_keratosis', 'seborrheic_keratosis',
               'benign_keratosis', 'dermatofibroma', 'vascular_lesion')
 GENERAL = 'general'
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #073f5963
-_HAM = dict(akiec='actinic_keratosis', bcc='basal_cell_carcinoma', bkl='benign_keratosis', df='dermatofibroma', mel='melanoma', nv='nevus', vasc='vascular_lesion')
-_PAD = dict(ACK='actinic_keratosis', BCC='basal_cell_carcinoma', MEL='melanoma', NEV='nevus', SCC='squamous_cell_carcinoma', SEK='seborrheic_keratosis')
+_HAM = dict(akiec='actinic_keratosis', bcc='basal_cell_carcinoma', bkl='benign_keratosis', df='dermatofibroma', mel='melanoma',
+            nv='nevus', vasc='vascular_lesion')
+_PAD = dict(ACK='actinic_keratosis', BCC='basal_cell_carcinoma', MEL='melanoma', NEV='nevus', SCC='squamous_cell_carcinoma',
+            SEK='seborrheic_keratosis')
 LABELS = dict(ham10000=_HAM, isic2018_test=_HAM, pad_ufes_20=_PAD, simulated={k: v for k, v in _PAD.items() if k != 'SCC'},
               siim_isic_2020=dict(melanoma='melanoma', benign=GENERAL))
 
@@ -66,6 +69,7 @@ _ABBREVIATION = re.compile(r'(?:\b(?:e\.g|i\.e|etc|vs|cf|approx|Dr|Prof|Mr|Mrs|M
 
 def one_line(text): return re.sub(r'\s+', ' ', text).strip()
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #95a10524
 def split_sentences(
     text:str, # one paragraph
 ) -> list: # of sentences, each a verbatim part of the text in one line
@@ -82,6 +86,7 @@ _KEYS = re.compile(r'\s*\[(@[\w.-]+(?:\s*;\s*@[\w.-]+)*)\]\s*$')
 
 def section_slug(heading): return re.sub(r'\W+', '_', heading.lower()).strip('_')
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #390f9053
 def _front_matter(text, name):
     import yaml
     m = _HEAD.match(text.replace('\r\n', '\n'))
@@ -101,32 +106,48 @@ def _cited(paragraph, references, name):
         if k not in references: raise DataError(f'{name}: [@{k}] is not among its references {", ".join(references)}.')
     return one_line(paragraph[:m.start()]), tuple(dict(key=k, **references[k]) for k in keys)
 
-# %% ../../nbs/lib/80_education.corpus.ipynb #cdcfd69c
+# %% ../../nbs/lib/80_education.corpus.ipynb #fd395cb1
 PUBLISHER = 'The skincancer authors'
 
+def _sections(body, head, name):
+    "(section, paragraph number, paragraph) of a note's body."
+    start, *parts = re.split(r'^## +(.+?)\s*$', body, flags=re.M)
+    if start.strip(): raise DataError(f'{name}: "{start.strip()[:40]}…" stands before the first heading.')
+    for heading, block in zip(parts[::2], parts[1::2]):
+        slug = section_slug(heading)
+        if head['condition'] != GENERAL: check_name(slug, SECTIONS, f'section of {name}:')
+        for i, paragraph in enumerate(filter(None, map(str.strip, re.split(r'\n\s*\n', block))), 1): yield slug, i, paragraph
+
+# %% ../../nbs/lib/80_education.corpus.ipynb #f7e59a26
 def read_note(
     text:str, # content of one file
     name:str='note', # for messages
 ) -> list: # of `Passage`
     "The passages of one note."
     head, body = _front_matter(text, name)
-    start, *parts = re.split(r'^## +(.+?)\s*$', body, flags=re.M)
-    if start.strip(): raise DataError(f'{name}: "{start.strip()[:40]}…" stands before the first heading.')
-    out = []
-    for heading, block in zip(parts[::2], parts[1::2]):
-        slug = section_slug(heading)
-        if head['condition'] != GENERAL: check_name(slug, SECTIONS, f'section of {name}:')
-        for i, paragraph in enumerate(filter(None, map(str.strip, re.split(r'\n\s*\n', block))), 1):
-            t, refs = _cited(paragraph, head['references'], name)
-            at = f'{head["condition"]}/{slug}/{i}'
-            out.append(Passage(at, head['condition'], slug, t, head['title'], publisher=PUBLISHER, licence='Apache-2.0', references=refs))
+    about, out = dict(publisher=PUBLISHER, licence='Apache-2.0'), []
+    for slug, i, paragraph in _sections(body, head, name):
+        t, refs = _cited(paragraph, head['references'], name)
+        out.append(Passage(f'{head["condition"]}/{slug}/{i}', head['condition'], slug, t, head['title'], references=refs, **about))
     return out
 
-# %% ../../nbs/lib/80_education.corpus.ipynb #1b2f039c
+# %% ../../nbs/lib/80_education.corpus.ipynb #490684b2
+def unique(
+    passages, # of `Passage`, in any iterable
+) -> list: # the same
+    "The passages, or a `DataError` if two have the same id."
+    passages, seen = list(passages), set()
+    for p in passages:
+        if p.id in seen: raise DataError(f'Two passages have the id {p.id!r}.')
+        seen.add(p.id)
+    return passages
+
+# %% ../../nbs/lib/80_education.corpus.ipynb #94e7db37
 def notes_folder():
     "Where the notes and the questions lie in the installed package."
     return resources.files('skincancer.education')
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #c3aecd20
 def read_notes(
     folder=None, # folder of `.md` files; default: the notes of the package
 ) -> list: # of `Passage`, sorted by file
@@ -144,17 +165,6 @@ def is_note(
     "Is the passage from the notes of the package?"
     return p.id.split('/')[0] in (*CONDITIONS, GENERAL)
 
-# %% ../../nbs/lib/80_education.corpus.ipynb #490684b2
-def unique(
-    passages, # of `Passage`, in any iterable
-) -> list: # the same
-    "The passages, or a `DataError` if two have the same id."
-    passages, seen = list(passages), set()
-    for p in passages:
-        if p.id in seen: raise DataError(f'Two passages have the id {p.id!r}.')
-        seen.add(p.id)
-    return passages
-
 # %% ../../nbs/lib/80_education.corpus.ipynb #cfb68a53
 _HEADINGS = {
     'risk_factors': r'\brisk|\bcauses?\b|who (gets|is)',
@@ -164,6 +174,7 @@ _HEADINGS = {
     'what_usually_follows': r'treat|therap|prognos|\bstag(e|es|ing)\b|follow|recover|surg|outcome|management',
     'what_it_is': r'what (is|are)\b|overview|general information|key points|introduction|definition|background|^abstract|^summary'}
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #73b253f7
 def section_of(
     heading:str, # heading of a web page or an article
 ) -> str: # one of `SECTIONS`, or 'other'
@@ -171,11 +182,13 @@ def section_of(
     return next((k for k, words in _HEADINGS.items() if re.search(words, heading.strip(), re.I)), 'other')
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #70a1e9c9
-_NAMES = dict(melanoma='melanoma', nevus=r'\bn(a?)ev(us|i)\b|\bmoles?\b', basal_cell_carcinoma='basal[ -]cell', squamous_cell_carcinoma="squamous[ -]cell|bowen",
-    actinic_keratosis='(actinic|solar) keratos', seborrheic_keratosis='seborrh?o?eic keratos', 
+_NAMES = dict(melanoma='melanoma', nevus=r'\bn(a?)ev(us|i)\b|\bmoles?\b', basal_cell_carcinoma='basal[ -]cell',
+    squamous_cell_carcinoma='squamous[ -]cell|bowen', actinic_keratosis='(actinic|solar) keratos', seborrheic_keratosis='seborrh?o?eic keratos',
     benign_keratosis='benign keratos|solar lenti|lichen[ -]planus[ -]like',
-    dermatofibroma='dermatofibroma|fibrous histiocytoma', vascular_lesion='angioma|pyogenic granuloma|birthmark|port-wine|vascular (lesion|malformation)')
+    dermatofibroma='dermatofibroma|fibrous histiocytoma',
+    vascular_lesion='angioma|pyogenic granuloma|birthmark|port-wine|vascular (lesion|malformation)')
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #71a5a402
 def condition_in(
     text:str, # heading and paragraph
     allowed, # conditions that the document is about
@@ -199,10 +212,11 @@ def chunks(
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #b6f46288
 _NOT_TEXT = ['script', 'style', 'noscript', 'template', 'nav', 'header', 'footer', 'aside', 'form', 'figure', 'iframe', 'svg', 'button']
-_SKIP = re.compile(r'about (this|pdq)|to learn more|references?$|related|changes to|footnote|acknowledg|funding|author contrib|competing|conflict|'
-                   r'supplement|data availab|abbreviat', re.I)
+_SKIP = re.compile(r'about (this|pdq)|to learn more|references?$|related|changes to|footnote|acknowledg|funding|author contrib|competing|'
+                   r'conflict|supplement|data availab|abbreviat', re.I)
 _HIDDEN = re.compile(r'display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0|opacity\s*:\s*0(?![.\d])', re.I)
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #5e81d775
 def _soup(html):
     try: from bs4 import BeautifulSoup
     except ImportError as e: raise ImportError("Reading web pages needs beautifulsoup4: pip install 'skincancer[companion]'") from e
@@ -229,6 +243,7 @@ def _xml(raw, name):
     try: return ET.fromstring(raw)
     except ET.ParseError as e: raise DataError(f'{name} is not well-formed XML: {e}.') from e
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #020afa35
 def medlineplus_topics(
     raw, # bytes of an answer of the web service
 ) -> list: # of dicts with url, title and html
@@ -237,7 +252,9 @@ def medlineplus_topics(
     for doc in _xml(raw, 'The answer of MedlinePlus').iter('document'):
         url, content = doc.get('url', ''), {c.get('name'): ''.join(c.itertext()) for c in doc.iter('content')}
         own = re.match(r'https?://(www\.)?medlineplus\.gov/', url) and '/ency/' not in url
-        if own and content.get('FullSummary'): out.append(dict(url=url, title=one_line(_soup(content.get('title', '')).get_text()), html=content['FullSummary']))
+        if own and content.get('FullSummary'):
+            title = one_line(_soup(content.get('title', '')).get_text())
+            out.append(dict(url=url, title=title, html=content['FullSummary']))
     return out
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #9437e38e
@@ -245,6 +262,7 @@ _XLINK = '{http://www.w3.org/1999/xlink}href'
 _CC = re.compile(r'creativecommons\.org/(?:licenses/([a-z-]+)/(\d\.\d)|publicdomain/(zero)/(\d\.\d))', re.I)
 _FURTHER = re.compile(r'non-?\s?commercial|no-?\s?deriv|share-?\s?alike|\bCC[ -]BY[ -](NC|ND|SA)', re.I)
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #92a95413
 def _licences(article):
     "Licence elements of the article itself, not of its figures, as text with all links."
     front = article.find('.//front')
@@ -266,9 +284,11 @@ def jats_licence(
     raise DataError(f'no CC BY or CC0 licence is stated: {text[:80]}')
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #20a41794
+_APART = ('fig', 'table-wrap', 'boxed-text', 'disp-formula', 'supplementary-material')
+
 def _text(e):
     "Text of an element, without reference marks, figures and tables."
-    if e.tag in ('fig', 'table-wrap', 'boxed-text', 'disp-formula', 'supplementary-material') or e.tag == 'xref' and e.get('ref-type') == 'bibr': return e.tail or ''
+    if e.tag in _APART or e.tag == 'xref' and e.get('ref-type') == 'bibr': return e.tail or ''
     return (e.text or '') + ''.join(_text(c) for c in e) + (e.tail or '')
 
 def _tidy(text): return re.sub(r'\s*[\[(][\s,;–-]*[\])]', '', one_line(text)).replace(' .', '.').replace(' ,', ',')
@@ -292,6 +312,7 @@ def jats_paragraphs(
 # %% ../../nbs/lib/80_education.corpus.ipynb #adc386cf
 AGENT = 'skincancer-corpus (research and education; https://github.com/skincancer/skincancer)'
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #cc69b739
 class Fetcher:
     "Brings documents to a folder, one at a time."
     def __init__(self,
@@ -328,13 +349,15 @@ def _pause(e, wait):
     named = getattr(e.response, 'headers', {}).get('Retry-After', '')
     return min(float(named), 60) if named.isdigit() else wait
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #3ac24487
 @patch
 def get(self:Fetcher, url, **params):
     "The body at `url`, in as many requests as `retries` allows."
     for i in range(self.retries + 1):
         try: return self.once(url, params)
         except OSError as e:
-            if getattr(getattr(e, 'response', None), 'status_code', 0) == 404: raise FileNotFoundError(f'{url} does not exist (404)') from e
+            status = getattr(getattr(e, 'response', None), 'status_code', 0)
+            if status == 404: raise FileNotFoundError(f'{url} does not exist (404)') from e
             if i == self.retries or not _passing(e): raise ConnectionError(f'{url} could not be had: {_reason(e)}. {_AGAIN}') from e
             time.sleep(_pause(e, self.wait * 2**i))
 
@@ -349,11 +372,14 @@ def stored(self:Fetcher, name, url, **params):
     return path.read_bytes()
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #3a9d899d
-BASES = dict(pdq='https://www.cancer.gov', medlineplus='https://wsearch.nlm.nih.gov', europepmc='https://www.ebi.ac.uk/europepmc/webservices/rest')
+BASES = dict(pdq='https://www.cancer.gov', medlineplus='https://wsearch.nlm.nih.gov',
+             europepmc='https://www.ebi.ac.uk/europepmc/webservices/rest')
 PDQ = {'/types/skin/patient/melanoma-treatment-pdq': ('melanoma',),
        '/types/skin/patient/skin-treatment-pdq': ('basal_cell_carcinoma', 'squamous_cell_carcinoma', 'actinic_keratosis'),
        '/types/skin/patient/skin-prevention-pdq': (GENERAL,),
        '/types/skin/patient/skin-screening-pdq': (GENERAL,)}
+
+# %% ../../nbs/lib/80_education.corpus.ipynb #8ff3708b
 _LICENCES = dict(pdq="Public domain (excerpt of an NCI PDQ cancer information summary; PDQ is a registered trademark)",
                  medlineplus='Public domain (health topic of MedlinePlus, National Library of Medicine)')
 
@@ -361,11 +387,16 @@ _LICENCES = dict(pdq="Public domain (excerpt of an NCI PDQ cancer information su
 TOPICS = {'melanoma': ('melanoma',), 'moles': ('nevus',), 'birthmarks': ('vascular_lesion',), 'sun exposure': (GENERAL,),
           'skin cancer': ('basal_cell_carcinoma', 'squamous_cell_carcinoma', 'actinic_keratosis')}
 TITLES = dict(melanoma='melanoma', nevus='"melanocytic nevus" OR "melanocytic nevi"', basal_cell_carcinoma='"basal cell carcinoma"',
-    squamous_cell_carcinoma='"cutaneous squamous cell carcinoma" OR "Bowen disease"', actinic_keratosis='"actinic keratosis" OR "actinic keratoses"',
-    seborrheic_keratosis='"seborrheic keratosis" OR "seborrheic keratoses"', benign_keratosis='"solar lentigo" OR "lichen planus-like keratosis"',
+    squamous_cell_carcinoma='"cutaneous squamous cell carcinoma" OR "Bowen disease"',
+    actinic_keratosis='"actinic keratosis" OR "actinic keratoses"',
+    seborrheic_keratosis='"seborrheic keratosis" OR "seborrheic keratoses"',
+    benign_keratosis='"solar lentigo" OR "lichen planus-like keratosis"',
     dermatofibroma='dermatofibroma', vascular_lesion='"cherry angioma" OR "pyogenic granuloma" OR "cutaneous hemangioma"')
 
-def europepmc_query(condition): return f'TITLE:({TITLES[condition]}) AND PUB_TYPE:review AND OPEN_ACCESS:y AND (LICENSE:"cc by" OR LICENSE:"cc-by" OR LICENSE:cc0)'
+# %% ../../nbs/lib/80_education.corpus.ipynb #ac478c6a
+def europepmc_query(condition):
+    free = '(LICENSE:"cc by" OR LICENSE:"cc-by" OR LICENSE:cc0)'
+    return f'TITLE:({TITLES[condition]}) AND PUB_TYPE:review AND OPEN_ACCESS:y AND {free}'
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #098e63c4
 def _slug(name): return re.sub(r'[^\w.-]+', '-', name).strip('-.')
@@ -381,50 +412,50 @@ def _known(folder, source, key):
     return read_json(path) if path.exists() else None
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #c98c1beb
+def _fetch_listed(fetcher, source, listed, conditions, fetch_one):
+    "Records of the documents in `listed` (name -> conditions) that speak of any of `conditions`."
+    wanted = [(_slug(name.rpartition('/')[2]), name, about) for name, about in listed.items() if set(about) & set(conditions)]
+    return [_known(fetcher.folder, source, key) or fetch_one(key, name, about) for key, name, about in wanted]
+
+# %% ../../nbs/lib/80_education.corpus.ipynb #f1f66cf4
 def _page_title(raw, default):
     soup = _soup(raw)
     t = soup.find('h1') or soup.find('title')
     return one_line(t.get_text(' ')) if t else default
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #c7f75e78
 def _pdq_page(fetcher, key, path, about, base):
     "The record of one page; one that has moved away is reported, not recorded, so that it is asked for again."
     try: raw = fetcher.stored(f'pdq/{key}.html', base + path)
     except FileNotFoundError as e: return dict(source='pdq', key=key, file='', retrieved=date.today().isoformat(), refused=str(e))
-    return _record(fetcher.folder, 'pdq', key, f'{key}.html', url=BASES['pdq'] + path, title=_page_title(raw, key), publisher='National Cancer Institute',
-                   licence=_LICENCES['pdq'], conditions=list(about))
+    return _record(fetcher.folder, 'pdq', key, f'{key}.html', url=BASES['pdq'] + path, title=_page_title(raw, key),
+                   publisher='National Cancer Institute', licence=_LICENCES['pdq'], conditions=list(about))
 
-# %% ../../nbs/lib/80_education.corpus.ipynb #f1f66cf4
+# %% ../../nbs/lib/80_education.corpus.ipynb #d587e28a
 def fetch_pdq(
     fetcher:Fetcher, # where to
     conditions, # which
     base:str=BASES['pdq'], # address of the server
 ) -> list: # of records
     "PDQ summaries of the National Cancer Institute, patient versions, each page in full."
-    out = []
-    for path, about in PDQ.items():
-        key = _slug(path.rpartition('/')[2])
-        if not set(about) & set(conditions): continue
-        out.append(_known(fetcher.folder, 'pdq', key) or _pdq_page(fetcher, key, path, about, base))
-    return out
+    return _fetch_listed(fetcher, 'pdq', PDQ, conditions, lambda key, path, about: _pdq_page(fetcher, key, path, about, base))
 
-# %% ../../nbs/lib/80_education.corpus.ipynb #c7f75e78
+# %% ../../nbs/lib/80_education.corpus.ipynb #ec4795d7
+def _topic(fetcher, key, term, about, base):
+    "The record of one search for a topic, of which the first answer counts."
+    raw = fetcher.stored(f'medlineplus/{key}.xml', f'{base}/ws/query', db='healthTopics', term=term, retmax=5)
+    first = next(iter(medlineplus_topics(raw)), dict(url='', title=''))
+    return _record(fetcher.folder, 'medlineplus', key, f'{key}.xml', url=first['url'], title=first['title'],
+                   publisher='National Library of Medicine', licence=_LICENCES['medlineplus'], conditions=list(about))
+
+# %% ../../nbs/lib/80_education.corpus.ipynb #2650070e
 def fetch_medlineplus(
     fetcher:Fetcher, # where to
     conditions, # which
     base:str=BASES['medlineplus'], # address of the server
 ) -> list: # of records
     "Health topics of MedlinePlus, by its web service."
-    out = []
-    for term, about in TOPICS.items():
-        key = _slug(term)
-        if not set(about) & set(conditions): continue
-        if not (entry := _known(fetcher.folder, 'medlineplus', key)):
-            topics = medlineplus_topics(fetcher.stored(f'medlineplus/{key}.xml', f'{base}/ws/query', db='healthTopics', term=term, retmax=5))
-            first = topics[0] if topics else dict(url='', title='')
-            entry = _record(fetcher.folder, 'medlineplus', key, f'{key}.xml', url=first['url'], title=first['title'], publisher='National Library of Medicine',
-                            licence=_LICENCES['medlineplus'], conditions=list(about))
-        out.append(entry)
-    return out
+    return _fetch_listed(fetcher, 'medlineplus', TOPICS, conditions, lambda key, term, about: _topic(fetcher, key, term, about, base))
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #67a18e2c
 def _search(fetcher, query, base):
@@ -458,6 +489,19 @@ def _keep_article(fetcher, pmcid, condition, base):
         return _record(fetcher.folder, 'europepmc', pmcid, refused=str(e), **about)
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #3d28ef26
+def _articles(fetcher, condition, base, most):
+    "Records of the articles on one condition, until `most` are kept or five times as many were looked at."
+    kept = 0
+    for i, pmcid in enumerate(_search(fetcher, europepmc_query(condition), base)):
+        entry = _known(fetcher.folder, 'europepmc', pmcid) or _keep_article(fetcher, pmcid, condition, base)
+        if entry['file'] and condition not in entry['conditions']:
+            entry['conditions'].append(condition)
+            write_json(fetcher.folder/'europepmc'/f'{pmcid}.json', entry)
+        yield entry
+        kept += bool(entry['file'])
+        if kept == most or i + 1 >= 5*most: break
+
+# %% ../../nbs/lib/80_education.corpus.ipynb #f9d5e86a
 def fetch_europepmc(
     fetcher:Fetcher, # where to
     conditions, # which
@@ -465,25 +509,15 @@ def fetch_europepmc(
     max_articles:int=5, # kept for each condition
 ) -> list: # of records, refused ones among them
     "Open-access reviews of Europe PMC that are CC BY or CC0 by their own statement."
-    out = []
-    for c in conditions:
-        if c not in TITLES or max_articles < 1: continue
-        kept = 0
-        for i, pmcid in enumerate(_search(fetcher, europepmc_query(c), base)):
-            entry = _known(fetcher.folder, 'europepmc', pmcid) or _keep_article(fetcher, pmcid, c, base)
-            if entry['file'] and c not in entry['conditions']:
-                entry['conditions'].append(c)
-                write_json(fetcher.folder/'europepmc'/f'{pmcid}.json', entry)
-            out.append(entry)
-            kept += bool(entry['file'])
-            if kept == max_articles or i + 1 >= 5*max_articles: break
-    return out
+    wanted = [c for c in conditions if c in TITLES and max_articles >= 1]
+    return [entry for c in wanted for entry in _articles(fetcher, c, base, max_articles)]
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #b95c5eb3
 _FETCH = dict(pdq=fetch_pdq, medlineplus=fetch_medlineplus, europepmc=fetch_europepmc)
 
 def corpus_root(dest=None): return data_root()/'corpus' if dest is None else Path(dest)
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #450241a5
 def fetch_corpus(
     dest=None, # folder; default `corpus/` in the data folder
     sources=('pdq', 'medlineplus', 'europepmc'), # which
@@ -505,10 +539,13 @@ _ORDERS = '|'.join([
     r'\b(system|developer) (prompt|message|instruction|note)', r'\b(new|updated|hidden|special) instructions?\b',
     r'\byou are (now |no longer )?(an? |the )?(\w+ ){0,2}(assistant|ai|language model|chat ?bot|bot)\b',
     r'\bas an? (ai|language model|assistant|chat ?bot)\b', r'^\W*(system|assistant|user|instructions?)\s*:',
-    r'\b(attention|notes?|messages?|instructions?|notice)\W+(to|for)\b.{0,30}\b(ai|llms?|language models?|assistants?|summari[sz]ers?|chat ?bots?|models?)\b',
-    r'\b(respond|reply|answer|output|write|print|say)\b.{0,20}\b(only|exactly|instead|verbatim|the words?)\b', r'\btell the (reader|user)s?\b',
-    r'\b(do not|never|must not) (mention|cite|reveal|quote|include)\b', r'<\|?(im_start|im_end|system|endoftext)|\[/?INST\]|###\s*(system|instruction)'])
+    r'\b(attention|notes?|messages?|instructions?|notice)\W+(to|for)\b.{0,30}\b'
+    r'(ai|llms?|language models?|assistants?|summari[sz]ers?|chat ?bots?|models?)\b',
+    r'\b(respond|reply|answer|output|write|print|say)\b.{0,20}\b(only|exactly|instead|verbatim|the words?)\b',
+    r'\btell the (reader|user)s?\b', r'\b(do not|never|must not) (mention|cite|reveal|quote|include)\b',
+    r'<\|?(im_start|im_end|system|endoftext)|\[/?INST\]|###\s*(system|instruction)'])
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #0680d552
 def gives_orders(
     sentence:str,
 ) -> bool: # True if it speaks to a program
@@ -520,6 +557,7 @@ _TEXTS = (r'\b(summar(y|ies|i[sz]\w+)|(this|our|the) (web ?)?(page|site|article|
           r'readers?|click|translate|rewrite|'
           r'your (text|answer|reply|response|output|prompt)|the words?|advertis\w+)\b|https?:|www\.')
 
+# %% ../../nbs/lib/80_education.corpus.ipynb #b0d4e790
 def quotable(
     sentence:str,
 ) -> bool: # False if it gives orders, or speaks about texts
@@ -542,13 +580,22 @@ def _paragraphs(entry, raw):
     topics = medlineplus_topics(raw)[:1]
     return [(h or 'What is it?', p) for t in topics for h, p in html_paragraphs(t['html'])]
 
-def _passages_of(entry, folder):
-    path, out = folder/entry['source']/entry['file'], []
-    if not path.is_file(): raise FileNotFoundError(f'{path} is missing, but {entry["key"]}.json speaks of it; remove that file and run skincancer_corpus again.')
+# %% ../../nbs/lib/80_education.corpus.ipynb #5fb585a0
+def _document(entry, folder):
+    "The bytes of a recorded document, unchanged since it was retrieved."
+    path = folder/entry['source']/entry['file']
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is missing, but {entry["key"]}.json speaks of it; '
+                                'remove that file and run skincancer_corpus again.')
     if file_sha256(path) != entry['sha256']:
         raise DataError(f'{path} has changed since it was retrieved; remove it together with its .json and run skincancer_corpus again.')
+    return path.read_bytes()
+
+# %% ../../nbs/lib/80_education.corpus.ipynb #2049c086
+def _passages_of(entry, folder):
+    out, raw = [], _document(entry, folder)
     about = {k: entry[k] for k in ('title', 'url', 'publisher', 'licence', 'retrieved')}
-    for heading, paragraph in _paragraphs(entry, path.read_bytes()):
+    for heading, paragraph in _paragraphs(entry, raw):
         for t in chunks(paragraph):
             c = condition_in(f'{heading} {t}', entry['conditions'])
             out.append(Passage(f'{entry["source"]}/{entry["key"]}/{len(out)+1}', c, section_of(heading), t, **about))

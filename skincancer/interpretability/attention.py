@@ -38,16 +38,20 @@ def _unfused(layers):
         for l, w in zip(layers, was): l.fused_attn = w
 
 # %% ../../nbs/lib/61_interpretability.attention.ipynb #2e732aa8
+def _attention_layers(encoder):
+    layers = [b.attn for b in getattr(encoder.body, 'blocks', []) if hasattr(getattr(b, 'attn', None), 'attn_drop')]
+    if not layers or not hasattr(encoder.body, 'num_prefix_tokens'):
+        raise ValueError(f'{encoder.name} is not a ViT: rollout needs tokens that attend to all others in every block')
+    return layers
+
+# %% ../../nbs/lib/61_interpretability.attention.ipynb #2c5802df
 @torch.no_grad()
 def vit_attention(
     encoder:Encoder, # with a timm ViT as its body
     x, # images (b, 3, h, w) in 0..1
 ) -> list: # one tensor (b, heads, tokens, tokens) per block
     "The attention weights of every block."
-    layers = [b.attn for b in getattr(encoder.body, 'blocks', []) if hasattr(getattr(b, 'attn', None), 'attn_drop')]
-    if not layers or not hasattr(encoder.body, 'num_prefix_tokens'):
-        raise ValueError(f'{encoder.name} is not a ViT: rollout needs tokens that attend to all others in every block')
-    found = []
+    layers, found = _attention_layers(encoder), []
     handles = [l.attn_drop.register_forward_hook(lambda m, i, o: found.append(i[0].detach())) for l in layers]
     try:
         with _unfused(layers): encoder.eval()(x)

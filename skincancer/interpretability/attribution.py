@@ -55,7 +55,15 @@ def _lookup(pool, groups, z):
     for j, at in enumerate(groups.values()): out[:, at] = pool[z[:, j].astype(int)][:, at]
     return out
 
-# %% ../../nbs/lib/62_interpretability.attribution.ipynb #39d75770
+# %% ../../nbs/lib/62_interpretability.attribution.ipynb #fd06c0da
+def _explainer(m, k, exact, seed):
+    "How `shap` explains a function of the numbers of `k` answers, hidden ones from patients 0 to `m - 1`."
+    import shap
+    masker = shap.maskers.Independent(np.repeat(np.arange(m)[:, None], k, 1).astype(float), max_samples=m)
+    if exact: return lambda f: shap.explainers.ExactExplainer(f, masker)
+    return lambda f: shap.explainers.PermutationExplainer(f, masker, seed=seed)
+
+# %% ../../nbs/lib/62_interpretability.attribution.ipynb #60a62a11
 def metadata_shap(
     head:nn.Module, # a fusion head
     feats, # from `encode_images`, the rows to explain
@@ -66,16 +74,13 @@ def metadata_shap(
     seed:int=0, # of the random orders
 ) -> tuple: # values (n, players, classes) and base (n, classes): base + sum over players = probabilities
     "Shapley values of the clinical features, image held fixed, in probabilities."
-    import shap
     tab, background = np.asarray(tab, np.float32), np.asarray(background, np.float32)
     if not groups: raise ValueError('There are no clinical features to explain')
-    pool, n, k = np.concatenate([background, tab]), len(tab), len(groups)
-    masker = shap.maskers.Independent(np.repeat(np.arange(len(background))[:, None], k, 1).astype(float), max_samples=len(background))
-    kind = shap.explainers.ExactExplainer if k <= max_exact else shap.explainers.PermutationExplainer
-    values, base = [], []
-    for i in range(n):
+    pool, m, k = np.concatenate([background, tab]), len(background), len(groups)
+    explain, values, base = _explainer(m, k, k <= max_exact, seed), [], []
+    for i in range(len(tab)):
         f = lambda z: head_proba(head, feats, _lookup(pool, groups, z), np.full(len(z), i))
-        e = kind(f, masker, **({} if k <= max_exact else dict(seed=seed)))(np.full((1, k), len(background) + i, float), silent=True)
+        e = explain(f)(np.full((1, k), m + i, float), silent=True)
         values.append(e.values[0]); base.append(e.base_values[0])
     return np.array(values), np.array(base)
 
@@ -110,8 +115,8 @@ def modality_shapley(
     among = np.arange(len(tab)) if background is None else np.asarray(background)
     b = np.random.default_rng(seed).choice(among, min(n_background, len(among)), replace=False)[None]
     own, b = rows[:, None], np.repeat(b, len(rows), 0)
-    none, both = np.repeat(_expect(head, feats, tab, b[:1], b[:1]), len(rows), 0), _expect(head, feats, tab, own, own)
-    only_image, only_tab = _expect(head, feats, tab, own, b), _expect(head, feats, tab, b, own)
+    v = lambda i, j: _expect(head, feats, tab, i, j)
+    none, both, only_image, only_tab = np.repeat(v(b[:1], b[:1]), len(rows), 0), v(own, own), v(own, b), v(b, own)
     return dict(image=((only_image - none) + (both - only_tab))/2, metadata=((only_tab - none) + (both - only_image))/2, base=none)
 
 # %% ../../nbs/lib/62_interpretability.attribution.ipynb #1e9490d7
@@ -140,7 +145,7 @@ def what_if(
     other = frame.assign(**{c: pd.Series([v]*len(frame), index=frame.index, dtype=object) for c, v in changes.items()})
     return tuple(head_proba(head, feats, metadata.transform(t)) for t in (frame, other))
 
-# %% ../../nbs/lib/62_interpretability.attribution.ipynb #80737598
+# %% ../../nbs/lib/62_interpretability.attribution.ipynb #a1ee244d
 def flips(
     before, # probabilities (n, classes)
     after, # probabilities (n, classes)
@@ -149,12 +154,19 @@ def flips(
 ) -> pd.DataFrame: # per class: n, flipped (share with another answer), shift (mean change of that class's probability)
     "How often a change of the input changes the answer, per class."
     before, after = np.asarray(before), np.asarray(after)
-    y, names = before.argmax(1) if y is None else np.asarray(y), list(range(before.shape[1])) if classes is None else list(classes)
+    y = before.argmax(1) if y is None else np.asarray(y)
+    names = list(range(before.shape[1])) if classes is None else list(classes)
     t = pd.DataFrame(dict(n=1, flipped=before.argmax(1) != after.argmax(1), shift=(after - before)[np.arange(len(y)), y]))
     t = t.groupby(y).agg(n=('n', 'sum'), flipped=('flipped', 'mean'), shift=('shift', 'mean')).reindex(range(len(names)))
     return t.set_axis(names).assign(n=lambda o: o.n.fillna(0).astype(int))
 
 # %% ../../nbs/lib/62_interpretability.attribution.ipynb #03f7c022
+def _blurred(x):
+    from torchvision.transforms.functional import gaussian_blur
+    side = x.shape[-1]
+    return gaussian_blur(x, 2*(side//8) + 1, side/8)
+
+# %% ../../nbs/lib/62_interpretability.attribution.ipynb #3e7a41d2
 def integrated_gradients(
     model:FusionClassifier, # encoder and head
     images, # uint8 (n, h, w, 3), or float (n, 3, h, w) in 0..1
@@ -165,10 +177,8 @@ def integrated_gradients(
 ) -> tuple: # maps (n, h, w), summed over colours; frame (n, features); gap (n,) between the sum of all and the change of the score
     "Integrated gradients of a class score by pixel and by clinical feature."
     from captum.attr import IntegratedGradients
-    from torchvision.transforms.functional import gaussian_blur
     x, tab = to_batch(images), torch.as_tensor(tab)
-    side = x.shape[-1]
-    blank = gaussian_blur(x, 2*(side//8) + 1, side/8), torch.from_numpy(metadata.missing_row()).expand(len(x), -1).clone()
+    blank = _blurred(x), torch.from_numpy(metadata.missing_row()).expand(len(x), -1).clone()
     ig = IntegratedGradients(lambda a, b: model.eval()(a, b))
     how = dict(target=torch.as_tensor(target), n_steps=steps, internal_batch_size=64, return_convergence_delta=True)
     (on_x, on_tab), gap = ig.attribute((x, tab), blank, **how)

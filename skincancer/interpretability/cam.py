@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np, torch
 from torch import nn
 
+# %% ../../nbs/lib/60_interpretability.cam.ipynb #ecbc17de
 from ..core import DataError, check_name
 from ..data.images import Preprocess
 from ..data.metadata import MetadataEncoder
@@ -127,6 +128,15 @@ def predicted(
     steps = (slice(i, i + batch_size) for i in range(0, len(tab), batch_size))
     with torch.no_grad(): return torch.cat([model.eval()(to_batch(images[s]).to(dev), tab[s].to(dev)).softmax(1) for s in steps]).cpu()
 
+# %% ../../nbs/lib/60_interpretability.cam.ipynb #fb2c5121
+def _all_maps(model, encoder, layer, method, x, tab, target, step):
+    module = layer if isinstance(layer, nn.Module) else encoder.body.get_submodule(layer)
+    dev, reshape = next(model.parameters()).device, getattr(encoder, '_as_map', None)
+    one = lambda s: _cam(FixedRow(model, tab[s].to(dev)), module, reshape, method, x[s].to(dev), target[s])
+    parts = [one(slice(i, i + step)) for i in range(0, len(x), step)]
+    model.zero_grad(set_to_none=True)
+    return np.concatenate(parts).astype(np.float32)
+
 # %% ../../nbs/lib/60_interpretability.cam.ipynb #6c281afe
 def cam_maps(
     model:nn.Module, # a `FusionClassifier`
@@ -143,18 +153,20 @@ def cam_maps(
     x, tab, encoder = to_batch(images), torch.as_tensor(tab), _seen(model)
     if target is None: target = predicted(model, x, tab).argmax(1)
     name = layer or choose_layer(encoder, x.shape[-1])
-    module = name if isinstance(name, nn.Module) else encoder.body.get_submodule(name)
-    dev, step = next(model.parameters()).device, 1 if method == 'scorecam' else batch_size
-    one = lambda s: _cam(FixedRow(model, tab[s].to(dev)), module, getattr(encoder, '_as_map', None), method, x[s].to(dev), target[s])
-    parts = [one(slice(i, i + step)) for i in range(0, len(x), step)]
-    model.zero_grad(set_to_none=True)
-    maps = np.concatenate(parts).astype(np.float32)
+    maps = _all_maps(model, encoder, name, method, x, tab, target, 1 if method == 'scorecam' else batch_size)
     if strict and (maps.std((1, 2)) == 0).all():
         raise ValueError(f'{method} at {name} gave {len(maps)} maps without any structure: no gradient comes back to this layer, '
                          'or every channel speaks against the class. Take an earlier layer.')
     return maps
 
 # %% ../../nbs/lib/60_interpretability.cam.ipynb #32bb9791
+def _show_one(ax, image, heat, mask):
+    ax.imshow(image)
+    if heat is not None: ax.imshow(heat, cmap='inferno', alpha=.5, vmin=0, vmax=1)
+    if mask is not None: ax.contour(mask, [.5], colors='white', linewidths=.8)
+    ax.set(xticks=[], yticks=[])
+
+# %% ../../nbs/lib/60_interpretability.cam.ipynb #549ddbe5
 def show_maps(
     images, # uint8 (n, h, w, 3)
     maps, # (n, h, w) in 0..1; or a dictionary of several, one row of pictures each
@@ -167,12 +179,8 @@ def show_maps(
     maps = maps if isinstance(maps, dict) else {'': maps}
     size = width*len(images), width*(len(maps) + 1.15)
     fig, axs = plt.subplots(len(maps) + 1, len(images), figsize=size, squeeze=False, layout='constrained')
-    for r, (name, m) in enumerate([('', None), *maps.items()]):
-        for i, ax in enumerate(axs[r]):
-            ax.imshow(images[i])
-            if m is not None: ax.imshow(m[i], cmap='inferno', alpha=.5, vmin=0, vmax=1)
-            if masks is not None: ax.contour(masks[i], [.5], colors='white', linewidths=.8)
-            ax.set(xticks=[], yticks=[])
-            if titles is not None and not r: ax.set_title(titles[i], fontsize=7)
-        axs[r, 0].set_ylabel(name, fontsize=8)
+    for row, (name, m) in zip(axs, [('', None), *maps.items()]):
+        for i, ax in enumerate(row): _show_one(ax, images[i], None if m is None else m[i], None if masks is None else masks[i])
+        row[0].set_ylabel(name, fontsize=8)
+    for ax, t in zip(axs[0], titles if titles is not None else ()): ax.set_title(t, fontsize=7)
     return fig

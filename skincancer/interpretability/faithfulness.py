@@ -34,6 +34,12 @@ def lesion_masks(
     return np.stack([one(cohort.masks[i]) for i in image_ids])
 
 # %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #fbe39f6f
+def _shift(a, dy, dx, p):
+    "One image, moved by at most `p` pixels each way."
+    wide = np.pad(a, [(p, p), (p, p), *[(0, 0)]*(a.ndim-2)], 'symmetric')
+    return wide[p-dy:p-dy+a.shape[0], p-dx:p-dx+a.shape[1]]
+
+# %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #a47ae6e5
 def shift_images(
     images, # (n, h, w, ...): pixels, or masks with the same seed
     most:float=.35, # largest shift along an axis, as a fraction of the side
@@ -43,8 +49,7 @@ def shift_images(
     images = np.asarray(images)
     n, p = len(images), int(most*images.shape[1])
     moves = np.random.default_rng(seed).integers(-p, p + 1, (n, 2))
-    def one(a, dy, dx): return np.pad(a, [(p, p), (p, p), *[(0, 0)]*(a.ndim-2)], 'symmetric')[p-dy:p-dy+a.shape[0], p-dx:p-dx+a.shape[1]]
-    return np.stack([one(a, *m) for a, m in zip(images, moves)])
+    return np.stack([_shift(a, *m, p) for a, m in zip(images, moves)])
 
 # %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #d5c3b164
 def random_maps(
@@ -86,6 +91,12 @@ def energy_inside(
     return np.where(total > 0, (maps*masks).sum((1, 2))/np.where(total > 0, total, 1), masks.mean((1, 2)))
 
 # %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #2b45871e
+def _ranks(maps):
+    "Rank of each pixel of a map as a share of all, (n, 1, h, w): 0 for the most important."
+    m = torch.as_tensor(np.asarray(maps)).float()
+    return m.flatten(1).argsort(1, descending=True).argsort(1).view(len(m), 1, *m.shape[1:])/m[0].numel()
+
+# %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #61a821bb
 def deletion_insertion(
     model:nn.Module, # `model(images, tab)`
     images, # uint8 (n, h, w, 3), or float (n, 3, h, w) in 0..1
@@ -96,30 +107,34 @@ def deletion_insertion(
 ) -> pd.DataFrame: # deletion, insertion: areas under the curves of the class's probability, per image
     "Deletion (small is faithful) and insertion (large is faithful) of pixels in the order of a map."
     from torchvision.transforms.functional import gaussian_blur
-    x, target = to_batch(images), torch.as_tensor(target).long()
-    side, n = x.shape[-1], len(x)
+    x, target, rank = to_batch(images), torch.as_tensor(target).long(), _ranks(maps)
+    side = x.shape[-1]
     blank = gaussian_blur(x, 2*(side//4) + 1, side/8)
-    rank = torch.as_tensor(np.asarray(maps)).float().flatten(1).argsort(1, descending=True).argsort(1).view(n, 1, side, side)/side**2
-    at = lambda s, a, b: predicted(model, torch.where(rank < s, a, b), tab)[torch.arange(n), target]
+    at = lambda s, a, b: predicted(model, torch.where(rank < s, a, b), tab)[torch.arange(len(x)), target]
     curve = lambda a, b: torch.stack([at(s, a, b) for s in np.linspace(0, 1, steps + 1)])
     area = lambda c: torch.trapezoid(c, dx=1/steps, dim=0).numpy()
     return pd.DataFrame(dict(deletion=area(curve(blank, x)), insertion=area(curve(x, blank))))
 
 # %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #997d4766
+def _layers(model): return [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
+
+def _forget(layer):
+    "New random weights for one layer."
+    if hasattr(layer, 'reset_parameters'): return layer.reset_parameters()
+    for p in layer.parameters(recurse=False): p.data = p.data.flatten()[torch.randperm(p.numel(), device=p.device)].view_as(p)
+
+# %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #ae4e1d37
 def randomised(
     model:nn.Module, # a trained model
     share:float=1., # of its layers, counted from the output
     seed:int=0, # of the new weights
 ) -> nn.Module: # a copy
     "A copy whose last layers have fresh random weights; parameters that belong to no layer type are shuffled."
-    new, layers = copy.deepcopy(model), [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
-    chosen = [m for m in new.modules() if any(True for _ in m.parameters(recurse=False))][len(layers) - round(share*len(layers)):]
+    new = copy.deepcopy(model)
+    layers = _layers(new)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for m in chosen:
-            if hasattr(m, 'reset_parameters'): m.reset_parameters()
-            else:
-                for p in m.parameters(recurse=False): p.data = p.data.flatten()[torch.randperm(p.numel(), device=p.device)].view_as(p)
+        for m in layers[len(layers) - round(share*len(layers)):]: _forget(m)
     return new.eval()
 
 # %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #a808a24b
@@ -156,6 +171,16 @@ def _corners(img, rng):
     y, x = _grid(*img.shape[:2])
     return np.where((np.hypot(x - .5, y - .5) > .56)[..., None], 8, img)
 
+# %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #a0250a79
+def _bubble(img, rng):
+    y, x = _grid(*img.shape[:2])
+    for _ in range(3):
+        a, r = rng.uniform(0, 2*np.pi), rng.uniform(.05, .09)
+        d = np.hypot(x - .5 - .36*np.cos(a), y - .5 - .36*np.sin(a))/r
+        lighter = np.where((d < 1)[..., None], np.minimum(img*1.12, 255), img)
+        img = np.where((np.abs(d - 1) < .18)[..., None], .4*img + .6*255, lighter)
+    return img
+
 # %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #b7b4e523
 def _hair(img, rng):
     y, x = _grid(*img.shape[:2])
@@ -165,15 +190,6 @@ def _hair(img, rng):
         t, s = (x - .5)*np.cos(a) + (y - .5)*np.sin(a), (y - .5)*np.cos(a) - (x - .5)*np.sin(a)
         on |= np.abs(s - off - bend*t**2) < max(.006, .5/len(x))
     return np.where(on[..., None], 30, img)
-
-# %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #45abb1aa
-def _bubble(img, rng):
-    y, x = _grid(*img.shape[:2])
-    for _ in range(3):
-        a, r = rng.uniform(0, 2*np.pi), rng.uniform(.05, .09)
-        d = np.hypot(x - .5 - .36*np.cos(a), y - .5 - .36*np.sin(a))/r
-        img = np.where((np.abs(d - 1) < .18)[..., None], .4*img + .6*255, np.where((d < 1)[..., None], np.minimum(img*1.12, 255), img))
-    return img
 
 # %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #d3dcf37a
 def _patch(img, rng):
@@ -211,6 +227,16 @@ def artefact_flips(
     return pd.concat([t, pd.DataFrame({k: [(before.argmax(1) != p.argmax(1)).mean()] for k, p in after.items()}, index=['all'])])
 
 # %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #51e72862
+def _circle(mask, r):
+    "The smallest circle around a mask, `r` pixels wider, as a mask; nothing around nothing."
+    import cv2
+    out = np.zeros_like(mask)
+    if mask.any():
+        (x, y), radius = cv2.minEnclosingCircle(np.argwhere(mask)[:, ::-1].astype(np.float32))
+        cv2.circle(out, (round(x), round(y)), round(radius) + r, 1, -1)
+    return out > 0
+
+# %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #5bad59cc
 def paint_over(
     images, # uint8 (n, h, w, 3)
     masks, # boolean (n, h, w)
@@ -223,15 +249,21 @@ def paint_over(
     out, r = np.array(images), max(1, round(margin*images.shape[1]))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2*r + 1, 2*r + 1))
     for img, m in zip(out, np.asarray(masks, np.uint8)):
-        wide, round_ = cv2.dilate(m, kernel) > 0, np.zeros_like(m)
-        if m.any():
-            (x, y), radius = cv2.minEnclosingCircle(np.argwhere(m)[:, ::-1].astype(np.float32))
-            cv2.circle(round_, (round(x), round(y)), round(radius) + r, 1, -1)
+        wide = cv2.dilate(m, kernel) > 0
         colour = np.median(img[~wide] if (~wide).any() else img.reshape(-1, 3), axis=0)
-        img[round_ > 0 if keep == 'skin' else ~wide] = colour
+        img[_circle(m, r) if keep == 'skin' else ~wide] = colour
     return out
 
 # %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #7e8335d0
+def _interval_row(k, scores, reps, controls):
+    "One row: a mean, and its difference to each control."
+    out = dict(mean=np.mean(scores[k]), **{e: percentile_interval(reps[k])[e] for e in ('low', 'high')})
+    for c in controls:
+        i = percentile_interval(reps[k] - reps[c])
+        out |= {f'minus {c}': np.mean(scores[k]) - np.mean(scores[c]), f'{c} low': i['low'], f'{c} high': i['high']}
+    return out
+
+# %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #16901086
 def interval_table(
     scores:dict, # name -> score per image (n,)
     groups, # lesion or patient of each image (n,)
@@ -242,13 +274,8 @@ def interval_table(
     "Means and paired differences to the controls, with cluster-bootstrap intervals."
     w = bootstrap_weights(groups, n_boot, seed)
     reps = {k: w @ np.asarray(v, float)/w.sum(1) for k, v in scores.items()}
-    def row(k):
-        out = dict(mean=np.mean(scores[k]), **{e: percentile_interval(reps[k])[e] for e in ('low', 'high')})
-        for c in (o for o in against if o in scores and o != k and k not in against):
-            i = percentile_interval(reps[k] - reps[c])
-            out |= {f'minus {c}': np.mean(scores[k]) - np.mean(scores[c]), f'{c} low': i['low'], f'{c} high': i['high']}
-        return out
-    return pd.DataFrame({k: row(k) for k in scores}).T
+    controls = [c for c in against if c in scores]
+    return pd.DataFrame({k: _interval_row(k, scores, reps, [] if k in against else controls) for k in scores}).T
 
 # %% ../../nbs/lib/63_interpretability.faithfulness.ipynb #c97387db
 def score_maps(
@@ -266,8 +293,7 @@ def score_maps(
     maps = dict(maps, random=random_maps(n, size, cells), centre=centre_maps(n, size))
     games = {} if masks is None else dict(pointing=pointing_game, energy=energy_inside)
     out = {s: {k: f(m, masks) for k, m in maps.items()} for s, f in games.items()}
-    if steps:
-        target = predicted(model, images, tab).argmax(1) if target is None else target
-        di = {k: deletion_insertion(model, images, tab, m, target, steps) for k, m in maps.items()}
-        out |= {s: {k: t[s].to_numpy() for k, t in di.items()} for s in ('deletion', 'insertion')}
-    return out
+    if not steps: return out
+    target = predicted(model, images, tab).argmax(1) if target is None else target
+    di = {k: deletion_insertion(model, images, tab, m, target, steps) for k, m in maps.items()}
+    return out | {s: {k: t[s].to_numpy() for k, t in di.items()} for s in ('deletion', 'insertion')}

@@ -26,10 +26,13 @@ class Answer:
     needs:str = ''       # the fact without which the answer does not hold
     reason:str = ''      # why it does not
 
+# %% ../../nbs/lib/52_report.checklists.ipynb #5b651177
 def met(text, *links, needs='', reason=''): return Answer(text, links, needs, reason)
 def not_met(reason): return Answer(reason=reason)
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #9eb184f8
+def _headings(text): return [re.sub(r'\s*\{[^}]*\}$', '', h.strip()) for h in re.findall(r'^#{1,6} +(.+)$', text, re.M)]
+
 @lru_cache(maxsize=None)
 def _outline(path, changed):
     text = Path(path).read_text(encoding='utf-8')
@@ -38,8 +41,7 @@ def _outline(path, changed):
     labels = (m for kind, s in cells if kind == 'code' for m in re.findall(r'^#\|\s*label:\s*(\S+)', s, re.M))
     return frozenset([*(h for kind, s in cells if kind == 'markdown' for h in _headings(s)), *labels])
 
-def _headings(text): return [re.sub(r'\s*\{[^}]*\}$', '', h.strip()) for h in re.findall(r'^#{1,6} +(.+)$', text, re.M)]
-
+# %% ../../nbs/lib/52_report.checklists.ipynb #cb6e939d
 def outline(
     path, # a notebook, a Markdown or a Quarto file
 ) -> frozenset: # headings and figure labels
@@ -51,6 +53,7 @@ def anchor(heading:str) -> str:
     "The anchor of a heading; a figure's is its label."
     return re.sub(r'\s+', '-', re.sub(r'[^\w\s.-]', '', heading.lower())).lstrip('0123456789-.')
 
+# %% ../../nbs/lib/52_report.checklists.ipynb #83f75e9a
 def _value(facts, kind, key):
     v = facts[kind]
     for k in key.split('.'):
@@ -60,12 +63,13 @@ def _value(facts, kind, key):
 
 def _show(v): return f'{v:.3f}' if isinstance(v, float) else f'{v:,}' if type(v) is int else str(v)[:60]
 
-# %% ../../nbs/lib/52_report.checklists.ipynb #f3700167
+# %% ../../nbs/lib/52_report.checklists.ipynb #64b4a0ff
 def _notebook(name, root):
     found = [p for d in ('nbs', 'nbs/lib') if (p := root/d/f'{name}.ipynb').is_file()]
     if not found: raise KeyError(f'there is no notebook {name}')
     return found[0]
 
+# %% ../../nbs/lib/52_report.checklists.ipynb #2502bbfb
 def _in_file(path, section, root, base, label):
     if not path.is_file(): raise KeyError(f'there is no file {path.name}')
     if section and section not in outline(path): raise KeyError(f'{path.name} has no section or figure {section!r}')
@@ -100,6 +104,7 @@ class Item:
     topic:str
     required:bool = True
 
+# %% ../../nbs/lib/52_report.checklists.ipynb #de0bdeda
 @dataclass
 class Checklist:
     "Items in the order of their publication."
@@ -108,6 +113,7 @@ class Checklist:
     source:str # where the official text is
     items:list = field(default_factory=list)
 
+# %% ../../nbs/lib/52_report.checklists.ipynb #cc0f3134
 @patch
 def add(self:Checklist, section:str, text:str):
     "Append the items of a section, one per line: number (`?`: not required), answer, topic."
@@ -116,6 +122,8 @@ def add(self:Checklist, section:str, text:str):
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #f25f9f17
 TRIPOD_AI = Checklist('tripod-ai', 'TRIPOD+AI', 'Collins et al. 2024, doi:10.1136/bmj-2023-078378')
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #6f0086a0
 TRIPOD_AI.add('Title, abstract, introduction', '''
 1   title          title names the kind of study, the people and the outcome
 2   abstract       structured abstract
@@ -125,7 +133,7 @@ TRIPOD_AI.add('Title, abstract, introduction', '''
 4   objectives     aims; development, evaluation or both
 ''')
 
-# %% ../../nbs/lib/52_report.checklists.ipynb #6f0086a0
+# %% ../../nbs/lib/52_report.checklists.ipynb #3474a870
 TRIPOD_AI.add('Methods: data, outcome, predictors', '''
 5a  sources               where the data come from, and whom they represent
 5b  dates                 when they were collected
@@ -133,6 +141,10 @@ TRIPOD_AI.add('Methods: data, outcome, predictors', '''
 6b  eligibility           who was included
 6c  treatments            treatments received
 7   preprocessing         how the data were prepared
+''')
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #6e50bd3c
+TRIPOD_AI.add('Methods: data, outcome, predictors', '''
 8a  outcome               what is predicted and how it was determined
 8b  annotators            who determined it
 8c  blinding              without knowledge of the predictors?
@@ -141,7 +153,7 @@ TRIPOD_AI.add('Methods: data, outcome, predictors', '''
 9c  predictor_assessors   who measured them
 ''')
 
-# %% ../../nbs/lib/52_report.checklists.ipynb #3474a870
+# %% ../../nbs/lib/52_report.checklists.ipynb #871e1338
 TRIPOD_AI.add('Methods: analysis', '''
 10   sample_size         how large, and why that is enough
 11   missing             how missing values were treated
@@ -149,6 +161,10 @@ TRIPOD_AI.add('Methods: analysis', '''
 12b  predictor_handling  how predictors enter the model
 12c  model               kind of model, how it was built, tuned and checked
 12d  clusters            differences between clinics or countries
+''')
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #4c6768b9
+TRIPOD_AI.add('Methods: analysis', '''
 12e  metrics             measures of performance
 12f? updating            changes to an earlier model
 12g? prediction          how a prediction is computed
@@ -179,6 +195,10 @@ TRIPOD_AI.add('Results and discussion', '''
 22   specification    everything that is needed to compute predictions
 23a  performance      performance with intervals, in subgroups too
 23b  clusters         performance by clinic or country
+''')
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #cd756e57
+TRIPOD_AI.add('Results and discussion', '''
 24?  updating         results of updating
 25   interpretation   what the results mean beside earlier ones
 26   limitations      limits
@@ -189,18 +209,22 @@ TRIPOD_AI.add('Results and discussion', '''
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #55a53d1b
 CLAIM_2024 = Checklist('claim-2024', 'CLAIM 2024', 'Tejani et al. 2024, doi:10.1148/ryai.240300')
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #bb88bbda
 CLAIM_2024.add('Title, abstract, introduction', '''
 1   title         named as a study of AI, with the technique
 2   abstract      summary of design, methods, results, conclusions
 3   background    background, and the part the AI would play
 4   objectives    aims and hypotheses
 ''')
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #87d70f1a
 CLAIM_2024.add('Methods: design', '''
 5   design        prospective or retrospective
 6   goal          goal of the study
 ''')
 
-# %% ../../nbs/lib/52_report.checklists.ipynb #bb88bbda
+# %% ../../nbs/lib/52_report.checklists.ipynb #39347a1b
 CLAIM_2024.add('Methods: data', '''
 7   sources         sources
 8   eligibility     inclusion and exclusion
@@ -210,6 +234,8 @@ CLAIM_2024.add('Methods: data', '''
 12  missing         missing values
 13  acquisition     how the images were taken
 ''')
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #6b0532cd
 CLAIM_2024.add('Methods: reference standard', '''
 14  outcome            how the diagnosis was made
 15  reference_choice   why this is the reference
@@ -250,6 +276,8 @@ CLAIM_2024.add('Results', '''
 38   diagnostic       sensitivity, false positives, calibration
 39   failures         analysis of errors
 ''')
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #41c59d1d
 CLAIM_2024.add('Discussion and other information', '''
 40   limitations   limits
 41   practice      what follows for practice
@@ -260,6 +288,8 @@ CLAIM_2024.add('Discussion and other information', '''
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #1e6b0d8f
 CLEAR_DERM = Checklist('clear-derm', 'CLEAR Derm', 'Daneshjou et al. 2022, doi:10.1001/jamadermatol.2021.4915')
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #72d81d97
 CLEAR_DERM.add('Data: images and people', '''
 1   image_types       kinds of images
 2   artefacts         artefacts in them
@@ -272,7 +302,7 @@ CLEAR_DERM.add('Data: images and people', '''
 9   metadata_bias     bias that may come from the metadata
 ''')
 
-# %% ../../nbs/lib/52_report.checklists.ipynb #72d81d97
+# %% ../../nbs/lib/52_report.checklists.ipynb #c409812b
 CLEAR_DERM.add('Data: sets', '''
 10  split         partitions
 11  numbers       size of each
@@ -281,6 +311,8 @@ CLEAR_DERM.add('Data: sets', '''
 14  balance       classes and their balance
 15  unseen        images of a kind never seen
 ''')
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #303f3717
 CLEAR_DERM.add('Technique', '''
 16  outcome       how labels were made
 17  label_terms   labels refer to accepted diagnoses
@@ -288,7 +320,7 @@ CLEAR_DERM.add('Technique', '''
 19  model         development of the algorithm
 ''')
 
-# %% ../../nbs/lib/52_report.checklists.ipynb #c409812b
+# %% ../../nbs/lib/52_report.checklists.ipynb #f7337801
 CLEAR_DERM.add('Technical assessment, application', '''
 20  public_test   how others can evaluate it
 21  metrics       measures of performance
@@ -298,6 +330,7 @@ CLEAR_DERM.add('Technical assessment, application', '''
 25  practice      consequences for staff and patients
 ''')
 
+# %% ../../nbs/lib/52_report.checklists.ipynb #fc48bc74
 CHECKLISTS = {c.name: c for c in (TRIPOD_AI, CLAIM_2024, CLEAR_DERM)}
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #7bc341ea
@@ -305,9 +338,14 @@ ANSWERS = dict(
     title=met('The title of the card names the model, the data and the kind of lesions.', 'card#Model details'),
     abstract=not_met('The report opens with its question and its rules, not with a structured abstract.'),
     background=met('A dermatologist knows more than the picture; a classifier usually does not.', 'file:index.qmd'),
-    objectives=met('Does it help to tell it, and by how much? Development, with testing on data kept apart.', 'file:index.qmd', '03_multimodal#Image and metadata together'),
+    objectives=met('Does it help to tell it, and by how much? Development, with testing on data kept apart.', 'file:index.qmd',
+                   '03_multimodal#Image and metadata together'))
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #3e4feecf
+ANSWERS |= dict(
     intended_use=met('Research and education; what else it is not for is said there.', 'card#Intended use'),
-    inequality=met('Skin cancer on dark skin is found later, and dark skin is nearly absent from public collections.', 'card#Ethical considerations'),
+    inequality=met('Skin cancer on dark skin is found later, and dark skin is nearly absent from public collections.',
+                   'card#Ethical considerations'),
     design=met('Retrospective: public collections, made before this study and for other purposes.', 'datasheet#Collection process'),
     goal=met('Development of a model and testing on groups that were kept apart.', 'card#Model details', 'card#Evaluation data'))
 
@@ -316,40 +354,65 @@ ANSWERS |= dict(
     sources=met('{title}, {source}.', 'datasheet#Motivation', 'datasheet#Distribution'),
     dates=not_met('The published tables hold no dates.'),
     setting=met('As far as the publisher tells.', 'datasheet#Collection process'),
-    eligibility=met('Every published row whose image can be read; rows without one are counted aloud.', '03_data.cohorts#Loading', '45_training.experiment#Images'),
-    subsets=met('No part was selected: all rows with a readable image take part.', '45_training.experiment#Images', 'card#Training data'),
+    eligibility=met('Every published row whose image can be read; rows without one are counted aloud.', '03_data.cohorts#Loading',
+                    '45_training.experiment#Images'),
+    subsets=met('No part was selected: all rows with a readable image take part.', '45_training.experiment#Images', 'card#Training data'))
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #e44b8078
+ANSWERS |= dict(
     treatments=not_met('Does not apply: a diagnosis is read from one visit, and no treatment is recorded.'),
-    deidentified=met('Published without names or dates of birth.', 'datasheet#Collection process', needs='real', reason='Does not apply: nobody is in the simulated data.'),
-    ethics=met('Public, de-identified data; approvals and consent are the publishers\'.', 'datasheet#Collection process', needs='real', reason='Does not apply: nobody is in the simulated data.'))
+    deidentified=met('Published without names or dates of birth.', 'datasheet#Collection process', needs='real',
+                     reason='Does not apply: nobody is in the simulated data.'),
+    ethics=met('Public, de-identified data; approvals and consent are the publishers\'.', 'datasheet#Collection process', needs='real',
+               reason='Does not apply: nobody is in the simulated data.'))
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #2137ecd5
 ANSWERS |= dict(
     image_types=met('Dermatoscopic, clinical or simulated: the datasheet says which.', 'datasheet#Composition'),
     acquisition=met('As far as the publisher tells.', 'datasheet#Collection process'),
     vendors=met('Several devices or clinics; which image comes from which is not always known.', 'datasheet#Collection process'),
-    artefacts=not_met('Hair, ink, rulers, bubbles and dark corners are not annotated in the collections used.'),
-    preprocessing=met('One written record per image set of what was done to the pixels; columns are encoded on training rows.', '05_data.images#One record of what was done', '06_data.metadata#The encoder'),
-    synthetic=met('The simulated cohort is drawn by code that is part of the package, from a written distribution.', '02_data.simulate#Drawing images'),
-    unseen=met('Measured where the record holds predictions for another data set; the chapter says so where it does not.', '05_calibration_fairness#Does the model notice?'))
+    artefacts=not_met('Hair, ink, rulers, bubbles and dark corners are not annotated in the collections used.'))
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #1d39b0c6
+ANSWERS |= dict(
+    preprocessing=met('One written record per image set of what was done to the pixels; columns are encoded on training rows.',
+                      '05_data.images#One record of what was done', '06_data.metadata#The encoder'),
+    synthetic=met('The simulated cohort is drawn by code that is part of the package, from a written distribution.',
+                  '02_data.simulate#Drawing images'),
+    unseen=met('Measured where the record holds predictions for another data set; the chapter says so where it does not.',
+               '05_calibration_fairness#Does the model notice?'))
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #975ab17d
 ANSWERS |= dict(
-    characteristics=met('Age, sex and class by side; all columns, and sites, altogether.', 'card#Training data', 'datasheet#Composition', '01_eda#Ages and sites'),
+    characteristics=met('Age, sex and class by side; all columns, and sites, altogether.', 'card#Training data', 'datasheet#Composition',
+                        '01_eda#Ages and sites'),
     skin_tone=met('{skin_type}', 'card#Factors', needs='skin_type', reason='{title} records no skin tone, and none was estimated.'),
-    metadata_bias=met('Columns that know the diagnosis are refused by name; what a missing value alone gives away is measured.', '06_data.metadata#Columns that are refused', '01_eda#What a single column knows'),
-    missing=met('Missing is an answer of its own, never imputed from the label; its shares are shown by class.', '06_data.metadata#The encoder', '01_eda#What is missing'),
+    metadata_bias=met('Columns that know the diagnosis are refused by name; what a missing value alone gives away is measured.',
+                      '06_data.metadata#Columns that are refused', '01_eda#What a single column knows'))
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #3bf81f8b
+ANSWERS |= dict(
+    missing=met('Missing is an answer of its own, never imputed from the label; its shares are shown by class.',
+                '06_data.metadata#The encoder', '01_eda#What is missing'),
     predictor_choice=met('Named sets; the default leaves out what leaks.', '06_data.metadata#Named feature sets'),
-    predictor_definition=met('By the publisher\'s column names, with ranges and closed lists.', '03_data.cohorts#What is known of each data set'),
+    predictor_definition=met('By the publisher\'s column names, with ranges and closed lists.',
+                             '03_data.cohorts#What is known of each data set'),
     predictor_assessors=not_met('The publishers do not say who recorded the clinical columns.'),
-    predictor_handling=met('Numbers standardised, categories as indicators, missing values flagged; fitted on training rows.', '06_data.metadata#The encoder', needs='tab', reason='Does not apply: the model reads no clinical column.'))
+    predictor_handling=met('Numbers standardised, categories as indicators, missing values flagged; fitted on training rows.',
+                           '06_data.metadata#The encoder', needs='tab', reason='Does not apply: the model reads no clinical column.'))
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #23899791
 _LABELS = 'datasheet#Preprocessing, cleaning, labelling'
 
+# %% ../../nbs/lib/52_report.checklists.ipynb #5b732458
 ANSWERS |= dict(
-    outcome=met('The publisher\'s diagnosis, one of {n_classes} classes, and how it was confirmed.', _LABELS, '03_data.cohorts#What is known of each data set'),
+    outcome=met('The publisher\'s diagnosis, one of {n_classes} classes, and how it was confirmed.', _LABELS,
+                '03_data.cohorts#What is known of each data set'),
     annotators=met('As far as the publisher tells.', _LABELS),
-    blinding=not_met('The publishers do not say whether those who made the diagnosis knew the clinical columns; in clinical care they do.'),
+    blinding=not_met('The publishers do not say whether those who made the diagnosis knew the clinical columns; in clinical care they do.'))
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #19e3803f
+ANSWERS |= dict(
     reference_choice=met('It is the only label published; the part that rests on histology is stated.', _LABELS),
     test_labels=met('The same labels as in training, by the same process.', _LABELS, 'card#Evaluation data'),
     rater_variability=not_met('One label per lesion is published; readers cannot be compared.'),
@@ -359,26 +422,43 @@ ANSWERS |= dict(
 # %% ../../nbs/lib/52_report.checklists.ipynb #3a635e8c
 _LEAKS = 'This run was split by image on purpose, which leaks; its scores are a demonstration.'
 
+# %% ../../nbs/lib/52_report.checklists.ipynb #6e5a5b6e
 ANSWERS |= dict(
-    split=met('{split_kind}, seeded, with published id lists.', '04_data.splits#Hold-out', '03_multimodal#The split', 'params:split.sha256'),
-    level=met('The {group}: no {group} is on two sides, and the audit stops the run if one is.', '04_data.splits#The audit', 'metrics:test.groups', needs='group_safe', reason=_LEAKS),
-    train_test=met('None but chance: both sides are drawn from the same collection by {group}.', '03_multimodal#The split', 'card#Training data', needs='group_safe', reason=_LEAKS),
-    numbers=met('Images, {group}s and classes on each side, and n beside every number.', 'card#Training data', 'metrics:test.images', 'card#Quantitative analyses'),
+    split=met('{split_kind}, seeded, with published id lists.', '04_data.splits#Hold-out', '03_multimodal#The split',
+              'params:split.sha256'),
+    level=met('The {group}: no {group} is on two sides, and the audit stops the run if one is.', '04_data.splits#The audit',
+              'metrics:test.groups', needs='group_safe', reason=_LEAKS),
+    train_test=met('None but chance: both sides are drawn from the same collection by {group}.', '03_multimodal#The split',
+                   'card#Training data', needs='group_safe', reason=_LEAKS))
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #062a8d4f
+ANSWERS |= dict(
+    numbers=met('Images, {group}s and classes on each side, and n beside every number.', 'card#Training data', 'metrics:test.images',
+                'card#Quantitative analyses'),
     flow=met('Rows published, rows with an image, rows on each side.', 'card#Training data', '03_multimodal#The cohort'),
     balance=met('Classes on each side.', 'card#Training data', '01_eda#Classes'),
     sample_size=not_met('Every usable image was taken; no size was calculated beforehand. The intervals show what the size allows.'),
-    comparison=met('On {external}.', 'card#Evaluation data', needs='external', reason='Does not apply: the test side comes from the same collection.'),
+    comparison=met('On {external}.', 'card#Evaluation data', needs='external',
+                   reason='Does not apply: the test side comes from the same collection.'),
     external=met('On {external}.', 'card#Evaluation data', needs='external', reason='This record was tested on no other collection.'))
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #0a1ef8c7
 ANSWERS |= dict(
     model=met('{architecture}', 'card#Model details', '11_models.fusion#The whole model', '45_training.experiment#Parameters'),
-    software=met('Every version, pinned.', 'params:environment.versions.torch', 'params:environment.versions.timm', 'file:requirements.lock'),
-    initial=met('{weights}', 'params:encoder.weights', '10_models.encoders#Where weights come from', needs='encoder', reason='Does not apply: no image encoder.'),
-    training=met('Every parameter is in the record.', '43_training.learner#The learner', '03_multimodal#Training', 'params:parameters.seed'),
-    selection=met('Nothing is chosen on the test side, which is scored once; settings were chosen on validation sides.', '03_multimodal#The split', '45_training.experiment#Training'),
+    software=met('Every version, pinned.', 'params:environment.versions.torch', 'params:environment.versions.timm',
+                 'file:requirements.lock'),
+    initial=met('{weights}', 'params:encoder.weights', '10_models.encoders#Where weights come from', needs='encoder',
+                reason='Does not apply: no image encoder.'),
+    training=met('Every parameter is in the record.', '43_training.learner#The learner', '03_multimodal#Training',
+                 'params:parameters.seed'))
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #ed602094
+ANSWERS |= dict(
+    selection=met('Nothing is chosen on the test side, which is scored once; settings were chosen on validation sides.',
+                  '03_multimodal#The split', '45_training.experiment#Training'),
     ensemble=not_met('Does not apply: a single model.'),
-    imbalance=met('By {balanced}; what this does to the probabilities is described.', '40_training.losses#Class weights', '32_evaluation.calibration#Training with weights, and other priors',
+    imbalance=met('By {balanced}; what this does to the probabilities is described.', '40_training.losses#Class weights',
+                  '32_evaluation.calibration#Training with weights, and other priors',
                   needs='balanced', reason='Nothing was done: all images count alike.'),
     updating=not_met('Does not apply: no earlier model was updated.'),
     prediction=met('Softmax of the last layer, without augmentation.', '43_training.learner#Prediction'),
@@ -386,27 +466,51 @@ ANSWERS |= dict(
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #081a43f7
 ANSWERS |= dict(
-    metrics=met('Balanced accuracy, macro F1, macro AUC and proper scores, each with its definition.', '30_evaluation.metrics#The headline, for many samples at once', 'card#Metrics'),
-    statistics=met('95 % intervals of a cluster bootstrap over {group}s.', '31_evaluation.statistics#The cluster bootstrap', 'metrics:test.scores.balanced_accuracy.se'),
-    robustness=met('One change at a time: columns, preprocessing, head, loss, sampler, seed, split; each difference with interval and corrected p.', '04_ablation#A family as a table', '04_ablation#Seeds'),
-    explanation=not_met('No explanations were computed for this record.'),
-    fairness=met('Measured by subgroup, with n, intervals and a permutation null; remedies with what they cost.', '05_calibration_fairness#By subgroup', '05_calibration_fairness#Remedies, and what they cost', 'card#Quantitative analyses'),
-    clusters=met('By {source_column}, with n and intervals.', 'card#Quantitative analyses', needs='source_column', reason='No column of {title} says which clinic or device an image comes from.'),
+    metrics=met('Balanced accuracy, macro F1, macro AUC and proper scores, each with its definition.',
+                '30_evaluation.metrics#The headline, for many samples at once', 'card#Metrics'),
+    statistics=met('95 % intervals of a cluster bootstrap over {group}s.', '31_evaluation.statistics#The cluster bootstrap',
+                   'metrics:test.scores.balanced_accuracy.se'),
+    robustness=met('One change at a time: columns, preprocessing, head, loss, sampler, seed, split; '
+                   'each difference with interval and corrected p.',
+                   '04_ablation#A family as a table', '04_ablation#Seeds'),
+    explanation=not_met('No explanations were computed for this record.'))
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #85442211
+ANSWERS |= dict(
+    fairness=met('Measured by subgroup, with n, intervals and a permutation null; remedies with what they cost.',
+                 '05_calibration_fairness#By subgroup', '05_calibration_fairness#Remedies, and what they cost',
+                 'card#Quantitative analyses'),
+    clusters=met('By {source_column}, with n and intervals.', 'card#Quantitative analyses', needs='source_column',
+                 reason='No column of {title} says which clinic or device an image comes from.'),
     internal=met('On the test side.', 'metrics:test.scores.balanced_accuracy.estimate', 'card#Evaluation data'),
-    performance=met('With intervals.', 'metrics:test.scores.balanced_accuracy.estimate', 'metrics:test.scores.macro_auc.estimate', 'card#Quantitative analyses'),
-    diagnostic=met('Sensitivity, false positive rate and AUC of malignant against benign; calibration with intervals.', 'card#Quantitative analyses'),
-    failures=met('A case study of the melanomas taken for nevi and the reverse: who they are, how sure the model was, and what the metadata changed.', '05_calibration_fairness#Melanoma or nevus'),
-    benchmark=met('Logistic regression on the metadata alone, on the same images.', 'metrics:metadata_floor.balanced_accuracy.estimate', needs='floor', reason='No simpler model was scored beside this one.'))
+    performance=met('With intervals.', 'metrics:test.scores.balanced_accuracy.estimate', 'metrics:test.scores.macro_auc.estimate',
+                    'card#Quantitative analyses'))
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #53a8965b
+ANSWERS |= dict(
+    diagnostic=met('Sensitivity, false positive rate and AUC of malignant against benign; calibration with intervals.',
+                   'card#Quantitative analyses'),
+    failures=met('A case study of the melanomas taken for nevi and the reverse: who they are, how sure the model was, '
+                 'and what the metadata changed.',
+                 '05_calibration_fairness#Melanoma or nevus'),
+    benchmark=met('Logistic regression on the metadata alone, on the same images.', 'metrics:metadata_floor.balanced_accuracy.estimate',
+                  needs='floor', reason='No simpler model was scored beside this one.'))
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #7fde8ee3
 ANSWERS |= dict(
     interpretation=not_met('The results are not yet discussed beside earlier studies.'),
     limitations=met('Of the data, of the test, of the model.', 'card#Caveats and recommendations'),
-    practice=met('None follow: it must not be used in care. What could go wrong is described.', 'card#Intended use', 'card#Ethical considerations'),
-    poor_input=met('An image that cannot be decoded is refused by name; a missing or unknown answer is encoded as such.', '05_data.images#Open an image', '06_data.metadata#The encoder'),
+    practice=met('None follow: it must not be used in care. What could go wrong is described.', 'card#Intended use',
+                 'card#Ethical considerations'),
+    poor_input=met('An image that cannot be decoded is refused by name; a missing or unknown answer is encoded as such.',
+                   '05_data.images#Open an image', '06_data.metadata#The encoder'))
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #85533954
+ANSWERS |= dict(
     users=met('Users are researchers and students; there is no interaction in care.', 'card#Intended use'),
     next_steps=met('What would have to come before anything else.', 'card#Caveats and recommendations'),
-    specification=met('Weights and preprocessing lie in the record.', 'card#Model details', needs='weights_file', reason='The record is published without weights; code and parameters train them again.'),
+    specification=met('Weights and preprocessing lie in the record.', 'card#Model details', needs='weights_file',
+                      reason='The record is published without weights; code and parameters train them again.'),
     technical=met('The method is the notebooks; the record holds every parameter.', '03_multimodal#The record', 'params:environment.code'))
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #ad4cc8a4
@@ -414,11 +518,17 @@ ANSWERS |= dict(
     funding=not_met('The project has no funding statement.'),
     conflicts=not_met('The project has no statement on conflicts of interest.'),
     protocol=not_met('No protocol was published before the study.'),
-    registration=not_met('Not registered: no trial, and nobody was recruited.'),
+    registration=not_met('Not registered: no trial, and nobody was recruited.'))
+
+# %% ../../nbs/lib/52_report.checklists.ipynb #bb9656f5
+ANSWERS |= dict(
     involvement=not_met('No patient and no member of the public took part in designing the study.'),
-    data_access=met('Where each collection is published, under which licence, and how it is fetched and checked.', 'datasheet#Distribution', '01_data.download#The registry'),
-    code_access=met('All code, under the Apache License 2.0, with the commands that run it.', 'file:README.md', 'file:LICENSE', 'params:environment.code'),
-    public_test=met('Anybody can join the published probabilities to their own copy of the labels and score them again.', '44_training.runs#Publishing', 'params:run_id'))
+    data_access=met('Where each collection is published, under which licence, and how it is fetched and checked.', 'datasheet#Distribution',
+                    '01_data.download#The registry'),
+    code_access=met('All code, under the Apache License 2.0, with the commands that run it.', 'file:README.md', 'file:LICENSE',
+                    'params:environment.code'),
+    public_test=met('Anybody can join the published probabilities to their own copy of the labels and score them again.',
+                    '44_training.runs#Publishing', 'params:run_id'))
 
 # %% ../../nbs/lib/52_report.checklists.ipynb #28a95d51
 def fill_item(
@@ -449,8 +559,9 @@ def check_checklist(
     "Fill in a checklist; a `ValueError` lists every item that is open or leads nowhere."
     rows, wrong = [], []
     for i in checklist.items:
-        try: rows.append(dict(section=i.section, item=i.number, topic=i.topic, required=i.required, **dict(zip(('status', 'answer'), fill_item(i, facts, answers, **kwargs)))))
+        try: status, answer = fill_item(i, facts, answers, **kwargs)
         except ValueError as e: wrong.append(f'item {i.number} ({i.topic}) {e}')
+        else: rows.append(dict(section=i.section, item=i.number, topic=i.topic, required=i.required, status=status, answer=answer))
     if wrong: raise ValueError(f'{checklist.title}: {len(wrong)} items cannot be answered:\n  ' + '\n  '.join(wrong))
     return pd.DataFrame(rows)
 
@@ -462,6 +573,7 @@ def markdown_table(
     line = lambda cells: f'| {" | ".join(str(c).replace("|", chr(92) + "|") for c in cells)} |'
     return '\n'.join([line(frame.columns), line(['---']*frame.shape[1]), *map(line, frame.to_numpy())])
 
+# %% ../../nbs/lib/52_report.checklists.ipynb #430b6bf8
 def checklist_text(
     checklist:Checklist, # one of `CHECKLISTS`
     filled:pd.DataFrame, # from `check_checklist`
@@ -469,6 +581,7 @@ def checklist_text(
 ) -> str: # Markdown
     "A filled checklist with its counts and its source, section by section."
     n = (filled.status == 'met').sum()
-    head = [f'# {checklist.title}', about, f'{n} of {len(filled)} items met, {len(filled) - n} not met. The topics are in our words; the official text: {checklist.source}.']
+    counts = f'{n} of {len(filled)} items met, {len(filled) - n} not met.'
+    head = [f'# {checklist.title}', about, f'{counts} The topics are in our words; the official text: {checklist.source}.']
     parts = [f'## {s}\n\n{markdown_table(t[["item", "topic", "status", "answer"]])}' for s, t in filled.groupby('section', sort=False)]
     return '\n\n'.join([*filter(None, head), *parts]) + '\n'

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np, pandas as pd
+from fastcore.basics import patch
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #742dc347
 from ..core import DataError, atomic_path, check_name, project_root
@@ -41,8 +42,8 @@ def record_cohort(
     "The cohort of a record; a `ValueError` where it has to be given, or is another."
     d = run.info['data']
     if cohort is None and d['simulated']: return load_cohort('simulated', simulation=Simulation(**d['simulation']), verbose=False)
-    if cohort is None: raise ValueError(f'{run.id} needs its data for subgroups and the datasheet: '
-                                        f'pass cohort=load_cohort({d["name"]!r}, data_dir)')
+    if cohort is None:
+        raise ValueError(f'{run.id} needs its data for subgroups and the datasheet: pass cohort=load_cohort({d["name"]!r}, data_dir)')
     if cohort.name != d['name']: raise ValueError(f'{run.id} was run on {d["name"]}, not on {cohort.name}')
     return cohort
 
@@ -80,19 +81,25 @@ class Evidence:
     calibration:pd.DataFrame    # from `calibration_intervals`
     classwise:pd.DataFrame      # from `cluster_bootstrap`: sensitivity and AUC of each class
     by:tuple                    # subgroup columns
-    watts:float=None
+    watts:float=None            # assumed draw of the device
 
-    @property
-    def spec(self): return self.cohort.spec
-    @property
-    def external(self): return [k for k, v in self.metrics.items() if isinstance(v, dict) and 'scores' in v and k not in ('valid', 'test')]
-    def proba(self):
-        p = self.test[[f'p_{c}' for c in self.spec.classes]].to_numpy(np.float64)
-        return p/p.sum(1, keepdims=True)
+# %% ../../nbs/lib/53_report.model_card.ipynb #6d64df00
+@patch(as_prop=True)
+def spec(self:Evidence): return self.cohort.spec
+
+@patch(as_prop=True)
+def external(self:Evidence):
+    return [k for k, v in self.metrics.items() if isinstance(v, dict) and 'scores' in v and k not in ('valid', 'test')]
+
+@patch
+def proba(self:Evidence):
+    p = self.test[[f'p_{c}' for c in self.spec.classes]].to_numpy(np.float64)
+    return p/p.sum(1, keepdims=True)
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #1c1643c3
 _BY = ('sex', 'gender', 'age_band', 'skin_type', 'dataset', 'clinic')
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #1706bf12
 def with_bands(
     table:pd.DataFrame, # with clinical columns
 ) -> tuple: # (the table with bands of age and skin type, the subgroup columns it has)
@@ -103,29 +110,37 @@ def with_bands(
     return t, tuple(c for c in _BY if c in t and t[c].notna().any())
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #87106768
+def _known(v, f): return f.format(v) if pd.notna(v) else 'unknown'
+
+def _side_row(side, d, cohort):
+    sex = next((c for c in ('sex', 'gender') if c in d), None)
+    female = d[sex].dropna().str.lower().eq('female').mean() if sex and d[sex].notna().any() else np.nan
+    age = d.age.median() if 'age' in d else np.nan
+    classes = {c: f'{n:,}' for c, n in d.label.value_counts().reindex(cohort.classes, fill_value=0).items()}
+    return {'side': side, 'images': f'{len(d):,}', f'{cohort.spec.group}s': f'{d.group_id.nunique():,}',
+            'median age': _known(age, '{:.0f}'), 'female': _known(female, '{:.0%}'), **classes}
+
+# %% ../../nbs/lib/53_report.model_card.ipynb #4286cc33
 def side_table(
     cohort:Cohort, # labels and clinical columns
     split:Split, # sides
 ) -> pd.DataFrame: # one row per side: images, groups, median age, share female, images per class
     "Who is on each side."
     t = cohort.table[cohort.table.image_id.isin(np.concatenate([split.train, split.valid, split.test]))]
-    t, sex = t.assign(side=split.sides(t)), next((c for c in ('sex', 'gender') if c in t), None)
-    def row(s, d):
-        female = d[sex].dropna().str.lower().eq('female').mean() if sex and d[sex].notna().any() else np.nan
-        known = lambda v, f: f.format(v) if pd.notna(v) else 'unknown'
-        return {'side': s, 'images': f'{len(d):,}', f'{cohort.spec.group}s': f'{d.group_id.nunique():,}',
-                'median age': known(d.age.median() if 'age' in d else np.nan, '{:.0f}'),
-                'female': known(female, '{:.0%}'),
-                **{c: f'{n:,}' for c, n in d.label.value_counts().reindex(cohort.classes, fill_value=0).items()}}
-    return pd.DataFrame([row(s, t[t.side == s]) for s in ('train', 'valid', 'test')])
+    t = t.assign(side=split.sides(t))
+    return pd.DataFrame([_side_row(s, t[t.side == s], cohort) for s in ('train', 'valid', 'test')])
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #792d0376
 def _check_scores(run, test, y, p):
     got, said = balanced_accuracy(y, p), run.metrics()['test']['scores']['balanced_accuracy']['estimate']
-    if abs(got - said) > 1e-6: raise DataError(f'{run.id} says balanced accuracy {said:.4f}; its predictions joined to this copy of the '
-                                               f'data give {got:.4f}. The labels differ from those of the run.')
+    if abs(got - said) > 1e-6:
+        raise DataError(f'{run.id} says balanced accuracy {said:.4f}; its predictions joined to this copy of the data give {got:.4f}. '
+                        'The labels differ from those of the run.')
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #1887bc35
+_GROUP_METRICS = ['sensitivity', 'false_positive_rate', 'auc', 'balanced_accuracy']
+
+# %% ../../nbs/lib/53_report.model_card.ipynb #0f545705
 def gather(
     run:Run, # finished
     cohort:Cohort=None, # its data; not needed where it was simulated
@@ -139,23 +154,24 @@ def gather(
     e = Evidence(run, cohort, run.metrics(), test, side_table(cohort, record_split(run)), None, None, None, by, watts)
     y, p, groups = encode_labels(test.label, cohort.classes), e.proba(), test.group_id.to_numpy()
     _check_scores(run, test, y, p)
-    e.subgroups = subgroup_table(test, list(by), cohort.classes, ['sensitivity', 'false_positive_rate', 'auc', 'balanced_accuracy'],
-                                 n_boot=n_boot, positive=cohort.spec.malignant)
+    e.subgroups = subgroup_table(test, list(by), cohort.classes, _GROUP_METRICS, n_boot=n_boot, positive=cohort.spec.malignant)
     e.calibration = calibration_intervals(y, p, groups, n_boot=n_boot)
-    e.classwise = cluster_bootstrap(y, p, groups, [f'{m}:{c}' for m in ('sensitivity', 'auc') for c in cohort.classes], n_boot,
-                                    classes=cohort.classes)
+    each = [f'{m}:{c}' for m in ('sensitivity', 'auc') for c in cohort.classes]
+    e.classwise = cluster_bootstrap(y, p, groups, each, n_boot, classes=cohort.classes)
     return e
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #d8ccb65f
+_WALL_TIME = ('from the opening of the record to its last file: training, prediction and intervals, without decoding images that were '
+              'cached before. A run that was broken off and continued includes its pause.')
+
+# %% ../../nbs/lib/53_report.model_card.ipynb #d55c64d0
 def training_cost(
     seconds:float, # of the run
     device:str, # as the record names it
     watts:float=None, # assumed constant draw
 ) -> str: # Markdown
     "Training time from the record, and energy: not measured, or an estimate with its assumption."
-    time = (f'{seconds:,} seconds of wall time on {device}, from the opening of the record to its last file: '
-            f'training, prediction and intervals, without decoding images that were cached before. '
-            f'A run that was broken off and continued includes its pause.')
+    time = f'{seconds:,} seconds of wall time on {device}, {_WALL_TIME}'
     if watts is None: return f'- **Time:** {time}\n- **Energy:** not measured.'
     if not watts > 0: raise ValueError(f'watts={watts}: the assumed draw is a positive number')
     return (f'- **Time:** {time}\n- **Energy:** an estimate, {seconds*watts/3.6e6:.2g} kWh: '
@@ -166,6 +182,7 @@ def training_cost(
 NOTICE = '**Research and education only. This is not a medical device, and nothing it prints is a diagnosis.**'
 SIMULATED = '**SIMULATED data: no image and no person in it is real, and no score here says anything about patients.**'
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #82bfa920
 SECTIONS = {}
 
 def section(title):
@@ -175,6 +192,7 @@ def section(title):
         return f
     return add
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #d3005e88
 def bullets(**items): return '\n'.join(f'- **{k.replace("_", " ").capitalize()}:** {v}' for k, v in items.items())
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #e62176e6
@@ -200,20 +218,22 @@ def architecture(e:Evidence) -> str:
     tab = '' if p.get('fusion') == 'image' else f'the clinical columns {", ".join(features(e))}'
     return f'{model_name(e)}: {" and ".join(filter(None, (image, tab)))}'
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #09225b04
 def features(e:Evidence) -> list:
     "The clinical columns that the model reads."
     s = feature_set(e.cohort.name, e.run.params.get('features') or 'none')
     return s['numeric'] + s['categorical']
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #7d227de4
+_SHOWN = ('epochs', 'lr', 'batch_size', 'loss', 'sampler', 'schedule', 'class_weight_power', 'modality_dropout', 'seed')
+_WITH_WEIGHTS = 'weights (`model.safetensors`) and preprocessing (`preprocessing.json`) lie in the record'
+
+# %% ../../nbs/lib/53_report.model_card.ipynb #5369719e
 @section('Model details')
 def model_details(e:Evidence) -> str:
     i, env = e.run.info, e.run.info['environment']
-    keys = ('epochs', 'lr', 'batch_size', 'loss', 'sampler', 'schedule', 'class_weight_power', 'modality_dropout', 'seed')
-    shown = ', '.join(f'{k} {i["parameters"][k]}' for k in keys if i['parameters'].get(k) is not None)
-    here = (e.run.folder/'model.safetensors').exists()
-    files = ('weights (`model.safetensors`) and preprocessing (`preprocessing.json`) lie in the record' if here else
-             'the record was published without weights')
+    shown = ', '.join(f'{k} {i["parameters"][k]}' for k in _SHOWN if i['parameters'].get(k) is not None)
+    files = _WITH_WEIGHTS if (e.run.folder/'model.safetensors').exists() else 'the record was published without weights'
     return bullets(
         task=f'one of {len(i["classes"])} diagnoses for one image of a skin lesion: {", ".join(i["classes"])}; of these '
              f'{", ".join(e.spec.malignant)} count as malignant',
@@ -284,6 +304,7 @@ def evaluation_data(e:Evidence) -> str:
 # %% ../../nbs/lib/53_report.model_card.ipynb #3957ab97
 PUBLISHED_SIZE = dict(ham10000=(600, 450))
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #ba2813e6
 def data_notes(e:Evidence) -> list: # sentences
     "What the record and the copy at hand say about the data."
     notes, d = list(e.run.info['data']['notes']), e.run.info['data']
@@ -293,8 +314,9 @@ def data_notes(e:Evidence) -> list: # sentences
         note = ' (published: {} x {}; the scores are those of a reduced copy)'
         reduced = note.format(*published) if published and size < published else ''
         notes.append('image files at hand: {} x {} pixels, the first of them'.format(*size) + reduced)
-    if e.cohort.checksum != d['checksum']: notes.append('this card was made with another copy of the data than the run (their checksums '
-                                                        'differ); the labels and the score agree')
+    if e.cohort.checksum != d['checksum']:
+        notes.append('this card was made with another copy of the data than the run (their checksums differ); '
+                     'the labels and the score agree')
     return notes
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #46485f76
@@ -308,6 +330,7 @@ def training_data(e:Evidence) -> str:
 # %% ../../nbs/lib/53_report.model_card.ipynb #cbc06e34
 def show_interval(r): return f'{r["estimate"]:.3f} [{r["low"]:.3f}, {r["high"]:.3f}]'
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #d22baf0f
 def score_lines(e:Evidence) -> pd.DataFrame: # metric, this model, and, where the record has them, floor and optimum
     "The record's scores, as text."
     s, floor, best = e.metrics['test']['scores'], e.metrics.get('metadata_floor'), e.metrics.get('optimum')
@@ -319,17 +342,18 @@ def score_lines(e:Evidence) -> pd.DataFrame: # metric, this model, and, where th
     return out
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #a85c8f30
+def _class_interval(e, m, c, n):
+    if n < MIN_N: return 'not estimable'
+    r = e.classwise.set_index('metric').loc[f'{m}:{c}']
+    low, high = interval(r.estimate, [], n, True) if m == 'sensitivity' and r.estimate in (0, 1) else (r.low, r.high)
+    return show_interval(dict(estimate=r.estimate, low=low, high=high))
+
+# %% ../../nbs/lib/53_report.model_card.ipynb #778e4672
 def class_lines(e:Evidence) -> pd.DataFrame: # class, test images, groups, sensitivity, auc
     "Each class against the rest on the test side, with intervals; what rests on fewer than 20 groups is not estimable."
-    t, unit = e.classwise.set_index('metric'), f'{e.spec.group}s'
-    def show(m, c, n):
-        if n < MIN_N: return 'not estimable'
-        r = t.loc[f'{m}:{c}']
-        low, high = interval(r.estimate, [], n, True) if m == 'sensitivity' and r.estimate in (0, 1) else (r.low, r.high)
-        return show_interval(dict(estimate=r.estimate, low=low, high=high))
     of = {c: e.test[e.test.label == c] for c in e.spec.classes}
-    return pd.DataFrame([{'class': c, 'test images': len(d), unit: (n := d.group_id.nunique()),
-                          **{m: show(m, c, n) for m in ('sensitivity', 'auc')}} for c, d in of.items()])
+    return pd.DataFrame([{'class': c, 'test images': len(d), f'{e.spec.group}s': (n := d.group_id.nunique()),
+                          **{m: _class_interval(e, m, c, n) for m in ('sensitivity', 'auc')}} for c, d in of.items()])
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #af0b29ac
 def subgroup_lines(e:Evidence) -> pd.DataFrame: # by, subgroup, images, malignant, and one column per metric
@@ -398,6 +422,7 @@ def licence_id(spec:CohortSpec) -> str: # as the Hub spells it
     "The identifier of a data set's licence, which the weights inherit: 'cc-by-nc-4.0', 'cc-by-4.0', 'apache-2.0'."
     return spec.licence.lower().replace(' ', '-')
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #8363e0fa
 @section('Licence')
 def licence(e:Evidence) -> str:
     nc = ' They may not be used commercially, whatever the licence of the code.' if 'NC' in e.spec.licence else ''
@@ -407,6 +432,7 @@ def licence(e:Evidence) -> str:
     return (f'The code is under the Apache License 2.0. {e.spec.title} is under {e.spec.licence}, '
             f'and weights trained on it inherit its terms.{nc}{start}')
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #06429bf7
 @section('Training time and energy')
 def cost(e:Evidence) -> str: return training_cost(e.run.info['seconds'], e.run.info['environment']['device'], e.watts)
 
@@ -414,18 +440,21 @@ def cost(e:Evidence) -> str: return training_cost(e.run.info['seconds'], e.run.i
 HUB_METRICS = dict(balanced_accuracy=('balanced_accuracy', 'Balanced accuracy'), macro_f1=('f1', 'Macro F1'),
                    macro_auc=('roc_auc', 'Macro AUC, one class against the rest'), brier=('brier_score', 'Brier score'))
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #bdb12c33
+def _result(e, side, m):
+    from huggingface_hub import EvalResult
+    s, (kind, name) = e.metrics[side]['scores'][m], HUB_METRICS[m]
+    spec = e.spec if side == 'test' else COHORTS.get(side)
+    n = dict(n=e.metrics[side]['images'], n_groups=e.metrics[side]['groups'])
+    around = dict(low=round(s['low'], 4), high=round(s['high'], 4), level=.95, **n)
+    return EvalResult(task_type='image-classification', task_name='Skin-lesion classification', dataset_split='test',
+        dataset_type=spec.name if spec else side, dataset_name=spec.title if spec else side,
+        metric_type=kind, metric_name=name, metric_value=round(s['estimate'], 4), metric_args=around, verified=False)
+
+# %% ../../nbs/lib/53_report.model_card.ipynb #8963fe3e
 def eval_results(e:Evidence) -> list: # of `huggingface_hub.EvalResult`
     "The scores of every tested side, in the Hub's form."
-    from huggingface_hub import EvalResult
-    def one(side, m):
-        s, (kind, name) = e.metrics[side]['scores'][m], HUB_METRICS[m]
-        spec = e.spec if side == 'test' else COHORTS.get(side)
-        return EvalResult(task_type='image-classification', task_name='Skin-lesion classification',
-            dataset_type=spec.name if spec else side, dataset_name=spec.title if spec else side,
-            dataset_split='test', metric_type=kind, metric_name=name, metric_value=round(s['estimate'], 4), verified=False,
-            metric_args=dict(low=round(s['low'], 4), high=round(s['high'], 4), level=.95, n=e.metrics[side]['images'],
-                             n_groups=e.metrics[side]['groups']))
-    return [one(side, m) for side in ('test', *e.external) for m in HUB_METRICS if m in e.metrics[side]['scores']]
+    return [_result(e, side, m) for side in ('test', *e.external) for m in HUB_METRICS if m in e.metrics[side]['scores']]
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #2b80d6ce
 def card_data(e:Evidence): # `huggingface_hub.ModelCardData`
@@ -458,11 +487,13 @@ def model_card(
 REQUIRED_DATA = ('license', 'library_name', 'pipeline_tag', 'tags', 'datasets', 'metrics', 'model_name', 'eval_results')
 REQUIRED_PARTS = ('Out-of-scope use', 'Scores', 'Class by class', 'Calibration', 'Subgroups')
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #1ca7ad9d
 def sections_of(text:str) -> dict: # heading -> what follows, up to the next heading of any level
     "The sections of a Markdown text."
     parts = re.split(r'^#{1,6} +(.+)$', text, flags=re.M)
     return {h.strip(): b.strip() for h, b in zip(parts[1::2], parts[2::2])}
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #fa2828ae
 def _result_faults(r):
     a = r.metric_args or {}
     if not (isinstance(r.metric_value, float) and np.isfinite(r.metric_value)): yield f'result {r.metric_type}: no value'
@@ -471,7 +502,13 @@ def _result_faults(r):
     if not a.get('n'): yield f'result {r.metric_type}: no n'
     if r.verified is not False: yield f'result {r.metric_type}: verified is not false'
 
-# %% ../../nbs/lib/53_report.model_card.ipynb #1ca7ad9d
+# %% ../../nbs/lib/53_report.model_card.ipynb #5a353d99
+def _licence_faults(d):
+    for n in d.get('datasets') or []:
+        want = licence_id(COHORTS[n]) if n in COHORTS else None
+        if want and d.get('license') != want: yield f'license {d.get("license")!r} is not that of {n}, {want!r}'
+
+# %% ../../nbs/lib/53_report.model_card.ipynb #0f61dbdc
 def card_faults(
     card, # `huggingface_hub.ModelCard`
 ) -> list: # sentences; empty for a complete card
@@ -481,9 +518,7 @@ def card_faults(
     # a section may consist of sub-sections only
     lacking += [f'section {k!r} is missing or empty' for k in (*SECTIONS, *REQUIRED_PARTS) if not parts.get(k)
                 and not (k == 'Quantitative analyses' and k in parts)]
-    for n in d.get('datasets') or []:
-        want = licence_id(COHORTS[n]) if n in COHORTS else None
-        if want and d.get('license') != want: lacking.append(f'license {d.get("license")!r} is not that of {n}, {want!r}')
+    lacking += _licence_faults(d)
     lacking += [f for r in d.get('eval_results') or [] for f in _result_faults(r)]
     if NOTICE not in card.text: lacking.append('the notice that this is not a medical device is missing')
     if 'simulated' in (d.get('datasets') or []) and SIMULATED not in card.text:
@@ -516,6 +551,7 @@ class Sheet:
     kept:str # where and by whom
     paper:str
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #b787eb49
 SHEETS = {}
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #fc342cc1
@@ -524,6 +560,7 @@ _HAM_CLASSES = ('akiec actinic keratosis and intraepithelial carcinoma (Bowen); 
 _HAM_LABELS = ('Histopathology for more than half of the lesions; for the others follow-up examination, '
                'the consensus of experts, or confocal microscopy. The column `dx_type` says which.')
 
+# %% ../../nbs/lib/53_report.model_card.ipynb #65041446
 SHEETS['ham10000'] = Sheet(
     'To train classifiers of pigmented lesions on more, and more varied, dermatoscopic images than were public before, and to compare '
     'them with human experts.',
@@ -570,6 +607,8 @@ SHEETS['siim_isic_2020'] = Sheet(
     'Every melanoma is confirmed by histopathology.',
     'Melanomas are 1.8 %. Some hundred files repeat another\'s bytes. Images may also be in other ISIC collections.',
     'ISIC Archive and Kaggle', 'Rotemberg V et al. Scientific Data 2021;8:34.')
+
+# %% ../../nbs/lib/53_report.model_card.ipynb #f404d946
 SHEETS['simulated'] = Sheet(
     'To know the right answer: the best reachable score is computed, and faults can be planted.',
     'Drawn by a program, square, a few dozen pixels wide.', '; '.join(f'{c} (simulated)' for c in COHORTS['simulated'].classes),
@@ -579,17 +618,19 @@ SHEETS['simulated'] = Sheet(
     'This project.')
 
 # %% ../../nbs/lib/53_report.model_card.ipynb #bc483a4e
+def _column_row(c, v, spec):
+    number = v.dtype.kind == 'f' and v.notna().any()
+    return {'column': c, 'role': 'clinical' if c in spec.clinical else 'audit only', 'missing': f'{v.isna().mean():.1%}',
+            'values': f'{v.min():g} to {v.max():g}' if number else v.nunique()}
+
+# %% ../../nbs/lib/53_report.model_card.ipynb #6183e928
 def composition(cohort:Cohort) -> str: # Markdown
     "Counts of the copy at hand."
     t, k = cohort.table, cohort.spec
     classes = pd.DataFrame([{'class': c, 'images': f'{len(d):,}', f'{k.group}s': f'{d.group_id.nunique():,}',
                              'malignant': 'yes' if c in k.malignant else 'no'}
                             for c in k.classes for d in [t[t.label == c]]])
-    role = lambda c: 'clinical' if c in k.clinical else 'audit only'
-    columns = pd.DataFrame([{'column': c, 'role': role(c), 'missing': f'{t[c].isna().mean():.1%}',
-                             'values': f'{t[c].min():g} to {t[c].max():g}' if t[c].dtype.kind == 'f' and t[c].notna().any()
-                             else t[c].nunique()}
-                            for c in (*k.clinical, *k.audit) if c in t])
+    columns = pd.DataFrame([_column_row(c, t[c], k) for c in (*k.clinical, *k.audit) if c in t])
     head = (f'{len(t):,} rows of {t.group_id.nunique():,} {k.group}s, {t.path.notna().sum():,} with an image. '
             f'Images of one {k.group} are not independent.')
     return '\n\n'.join([head, markdown_table(classes), markdown_table(columns),
