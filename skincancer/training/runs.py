@@ -258,8 +258,9 @@ def publish_run(
 def _listed(run, metrics, side):
     m, i, p = run.metrics()[side], run.info, run.params
     show = lambda s: f'{s["estimate"]:.3f} [{s["low"]:.3f}, {s["high"]:.3f}]'
-    return dict(run=run.id, data=i['data']['name'], model=f'{p.get("backbone") or "no image"}, {p.get("fusion")}', features=p.get('features'),
-                frozen=p.get('freeze_encoder'), pretrained=bool(i['encoder'] and i['encoder']['pretrained']), n=m['images'],
+    return dict(run=run.id, data=i['data']['name'], model=f'{p.get("backbone") or "no image"}, {p.get("fusion")}',
+                features=p.get('features'), frozen=p.get('freeze_encoder'),
+                pretrained=bool(i['encoder'] and i['encoder']['pretrained']), n=m['images'],
                 **{k: show(m['scores'][k]) for k in metrics}, device=i['environment']['device'])
 
 # %% ../../nbs/lib/44_training.runs.ipynb #4e1a174b
