@@ -43,18 +43,21 @@ def _place(path, env, default):
     path = path or os.environ.get(env) or default
     return (project_root()/Path(path).expanduser()).resolve()
 
+# %% ../nbs/lib/00_core.ipynb #2bcaa353
 def data_root(
     data_dir=None, # explicit folder; relative paths start at `project_root()`
 ) -> Path: # the folder that holds `ham10000/`, `pad_ufes_20/`, ...
     "The data folder: `data_dir` if given, else `$SKINCANCER_DATA`, else `data/` in the project."
     return _place(data_dir, 'SKINCANCER_DATA', 'data')
 
+# %% ../nbs/lib/00_core.ipynb #57a5a1c2
 def cache_root(
     cache_dir=None, # explicit folder
 ) -> Path: # a folder that may be deleted at any time; everything in it can be made again
     "The cache folder: `cache_dir` if given, else `$SKINCANCER_CACHE`, else `.cache/` in the project."
     return _place(cache_dir, 'SKINCANCER_CACHE', '.cache')
 
+# %% ../nbs/lib/00_core.ipynb #05a73f3c
 def runs_root(
     runs_dir=None, # explicit folder
 ) -> Path: # one sub-folder per run
@@ -78,19 +81,22 @@ def atomic_path(
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../nbs/lib/00_core.ipynb #e617f1d2
+def _plain(o):
+    "What JSON can hold of a number of numpy's, an array, a set, or anything else as text."
+    if hasattr(o, 'item') and getattr(o, 'size', 1) == 1: return o.item()
+    if hasattr(o, 'tolist'): return o.tolist()
+    return sorted(o) if isinstance(o, (set, frozenset)) else str(o)
+
+# %% ../nbs/lib/00_core.ipynb #a30e0df6
 def write_json(
     path, # file to write
     obj, # anything `json` can write; numpy scalars, paths and sets included
 ) -> Path: # `path`
     "Write `obj` as readable JSON, atomically."
-    def default(o):
-        if hasattr(o, 'item') and getattr(o, 'size', 1) == 1: return o.item()
-        if hasattr(o, 'tolist'): return o.tolist()
-        if isinstance(o, (set, frozenset)): return sorted(o)
-        return str(o)
-    with atomic_path(path) as tmp: tmp.write_text(json.dumps(obj, indent=1, default=default, ensure_ascii=False) + '\n')
+    with atomic_path(path) as tmp: tmp.write_text(json.dumps(obj, indent=1, default=_plain, ensure_ascii=False) + '\n')
     return Path(path)
 
+# %% ../nbs/lib/00_core.ipynb #36f37191
 def read_json(path):
     "Read a JSON file."
     return json.loads(Path(path).read_text(encoding='utf-8'))
@@ -100,6 +106,7 @@ def file_sha256(path) -> str: # hexadecimal
     "SHA-256 of a file's bytes."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
+# %% ../nbs/lib/00_core.ipynb #e0c1b6be
 def digest(
     *objs, # anything with a stable JSON or string form; order matters
     n:int=12, # characters to keep
@@ -124,9 +131,10 @@ def _is_number(v): return isinstance(v, (int, float)) and not isinstance(v, bool
 
 def _check_type(name, value, default):
     if value is None or default is None: return
-    same = _is_number(value) if isinstance(default, float) else type(value) is type(default)
-    if not same: raise ValueError(f'Parameter {name!r} takes {type(default).__name__}, like {default!r}; got {value!r} ({type(value).__name__}).')
+    if _is_number(value) if isinstance(default, float) else type(value) is type(default): return
+    raise ValueError(f'Parameter {name!r} takes {type(default).__name__}, like {default!r}; got {value!r} ({type(value).__name__}).')
 
+# %% ../nbs/lib/00_core.ipynb #38ac7f4c
 def _check_value(name, value, allowed):
     if value is None: return
     if isinstance(allowed, tuple) and len(allowed) == 2 and all(map(_is_number, allowed)):
@@ -135,7 +143,7 @@ def _check_value(name, value, allowed):
         if not lo <= value <= hi: raise ValueError(f'Parameter {name!r} = {value!r} is outside [{lo}, {hi}].')
     else: check_name(value, allowed, f'value of parameter {name!r}:')
 
-# %% ../nbs/lib/00_core.ipynb #38ac7f4c
+# %% ../nbs/lib/00_core.ipynb #a09ec1c8
 @patch
 def check(
     self:Parameters, # declared parameters
@@ -144,7 +152,7 @@ def check(
 ) -> dict: # every parameter with the value that is in force
     "Raise a `ValueError` for a name that was not declared, a type unlike the default's, or a value that is not `allowed`."
     now = self._user(namespace)
-    # a second call in a live notebook sees every variable made since: names are only comparable the first time
+
     if not self.checked:
         for name in now.keys() - self.defaults.keys(): check_name(name, self.defaults, 'parameter')
     self.checked = True

@@ -34,7 +34,7 @@ class CohortSpec:
     content:str = ''             # digest of the published (image_id, group_id, label) triples
     licence:str = ''
     source:str = ''              # DOI or page
-    leak_free:tuple = ()         # clinical columns that are safe to train on; empty for the data sets known here, whose sets are in `data.metadata`
+    leak_free:tuple = ()         # clinical columns that are safe to train on; for the data sets known here, see `data.metadata`
 
     def __post_init__(self): object.__setattr__(self, 'columns', dict(self.columns))
 
@@ -44,6 +44,7 @@ _SEX = ('female', 'male')
 _HAM_SITES = ('abdomen', 'acral', 'back', 'chest', 'ear', 'face', 'foot', 'genital', 'hand', 'lower extremity', 'neck', 'scalp',
               'trunk', 'upper extremity')
 
+# %% ../../nbs/lib/03_data.cohorts.ipynb #17af804f
 HAM10000 = CohortSpec(
     'ham10000', 'HAM10000', ('akiec', 'bcc', 'bkl', 'df', 'mel', 'nv', 'vasc'), ('akiec', 'bcc', 'mel'),
     dict(image_id='image_id', lesion_id='group_id', dx='label'),
@@ -56,31 +57,40 @@ ISIC2018_TEST = CohortSpec(
     'isic2018_test', 'ISIC 2018 Task 3 test', HAM10000.classes, HAM10000.malignant, HAM10000.columns, HAM10000.clinical, HAM10000.audit,
     group='lesion', n_rows=1512, licence='CC BY-NC 4.0', source='doi:10.7910/DVN/DBW86T')
 
+# %% ../../nbs/lib/03_data.cohorts.ipynb #d64cf637
 SIIM_ISIC_2020 = CohortSpec(
     'siim_isic_2020', 'SIIM-ISIC 2020', ('benign', 'melanoma'), ('melanoma',),
-    dict(image_name='image_id', patient_id='group_id', benign_malignant='label', age_approx='age', anatom_site_general_challenge='localization'),
-    clinical=dict(age=(0, 120), sex=_SEX, localization=('head/neck', 'lower extremity', 'oral/genital', 'palms/soles', 'torso', 'upper extremity')),
+    dict(image_name='image_id', patient_id='group_id', benign_malignant='label', age_approx='age',
+         anatom_site_general_challenge='localization'),
+    clinical=dict(age=(0, 120), sex=_SEX, localization=('head/neck', 'lower extremity', 'oral/genital', 'palms/soles', 'torso',
+                                                        'upper extremity')),
     audit=dict(diagnosis=None, target=None), group='patient', n_rows=33126, licence='CC BY-NC 4.0', source='doi:10.34970/2020-ds01')
 
 # %% ../../nbs/lib/03_data.cohorts.ipynb #163154a4
+_PAD_SITES = ('ABDOMEN', 'ARM', 'BACK', 'CHEST', 'EAR', 'FACE', 'FOOT', 'FOREARM', 'HAND', 'LIP', 'NECK', 'NOSE', 'SCALP', 'THIGH')
+_PAD_SIGNS = ('itch', 'grew', 'hurt', 'changed', 'bleed', 'elevation')
+_PAD_HISTORY = ('smoke', 'drink', 'pesticide', 'skin_cancer_history', 'cancer_history', 'has_piped_water', 'has_sewage_system')
+
 PAD_UFES_20 = CohortSpec(
     'pad_ufes_20', 'PAD-UFES-20', ('ACK', 'BCC', 'MEL', 'NEV', 'SCC', 'SEK'), ('BCC', 'MEL', 'SCC'),
     dict(img_id='image_id', patient_id='group_id', diagnostic='label'),
     clinical=dict(
-        age=(0, 120), region=('ABDOMEN', 'ARM', 'BACK', 'CHEST', 'EAR', 'FACE', 'FOOT', 'FOREARM', 'HAND', 'LIP', 'NECK', 'NOSE', 'SCALP', 'THIGH'),
-        **{k: _YES for k in ('itch', 'grew', 'hurt', 'changed', 'bleed', 'elevation')}, gender=('FEMALE', 'MALE'), fitspatrick=(1, 6),
-        diameter_1=(0, 200), diameter_2=(0, 200), background_father=None, background_mother=None,
-        **{k: _YES for k in ('smoke', 'drink', 'pesticide', 'skin_cancer_history', 'cancer_history', 'has_piped_water', 'has_sewage_system')}),
-    audit=dict(biopsed=_YES, lesion_id=None), group='patient', n_rows=2298, content='3ae43b817e3f', licence='CC BY 4.0', source='doi:10.17632/zr7vgbcyr2.1')
+        age=(0, 120), region=_PAD_SITES, **{k: _YES for k in _PAD_SIGNS}, gender=('FEMALE', 'MALE'), fitspatrick=(1, 6),
+        diameter_1=(0, 200), diameter_2=(0, 200), background_father=None, background_mother=None, **{k: _YES for k in _PAD_HISTORY}),
+    audit=dict(biopsed=_YES, lesion_id=None), group='patient', n_rows=2298, content='3ae43b817e3f', licence='CC BY 4.0',
+    source='doi:10.17632/zr7vgbcyr2.1')
 
 # %% ../../nbs/lib/03_data.cohorts.ipynb #b9987243
 _CATEGORY = {k: tuple(v) for k, v in LEVELS.items()}
 
 SIMULATED = CohortSpec(
     'simulated', 'Simulated cohort', SIM_CLASSES, SIM_MALIGNANT, dict(image_id='image_id', lesion_id='group_id', diagnosis='label'),
-    clinical=dict(age=(0, 120), sex=_SEX, localization=_CATEGORY['localization'], grew=_CATEGORY['grew'], itch=_CATEGORY['itch'], diameter_mm=(0, 200)),
-    audit=dict(skin_type=_CATEGORY['skin_type'], clinic=_CATEGORY['clinic']), group='lesion', licence='Apache-2.0', source='skincancer.data.simulate')
+    clinical=dict(age=(0, 120), sex=_SEX, localization=_CATEGORY['localization'], grew=_CATEGORY['grew'], itch=_CATEGORY['itch'],
+                  diameter_mm=(0, 200)),
+    audit=dict(skin_type=_CATEGORY['skin_type'], clinic=_CATEGORY['clinic']), group='lesion', licence='Apache-2.0',
+    source='skincancer.data.simulate')
 
+# %% ../../nbs/lib/03_data.cohorts.ipynb #05e140af
 COHORTS = {s.name: s for s in (HAM10000, ISIC2018_TEST, PAD_UFES_20, SIIM_ISIC_2020, SIMULATED)}
 BUILT_IN = frozenset(COHORTS)
 
@@ -94,7 +104,8 @@ def _zip_members(archive):
     except zipfile.BadZipFile as e: raise DataError(f'{archive} is damaged or incomplete ({e}). Download it again.') from e
     for o in infos:
         if o.filename.startswith(('/', '\\')) or '..' in re.split(r'[\\/]', o.filename):
-            raise DataError(f'{archive} holds a path that escapes the archive: {o.filename!r}. The file is not the published one; it was not used.')
+            raise DataError(f'{archive} holds a path that escapes the archive: {o.filename!r}. '
+                            'The file is not the published one; it was not used.')
     return [(o.filename, o.file_size, o.CRC) for o in infos if _IMAGE.search(o.filename)]
 
 # %% ../../nbs/lib/03_data.cohorts.ipynb #a092b7f0
@@ -106,7 +117,7 @@ def list_images(
     loose = [(p.stem, str(p), p.stat().st_size, 0) for p in sorted(folder.rglob('*')) if _IMAGE.search(p.name)]
     packed = [(Path(n).stem, f'{z}/{n}', size, crc) for z in sorted(folder.rglob('*.zip')) for n, size, crc in _zip_members(z)]
     out = pd.DataFrame(loose + packed, columns=['stem', 'path', 'size', 'crc'])
-    # '._name' files are what macOS adds to archives
+
     return out[~out.stem.str.startswith('.')].drop_duplicates('stem').reset_index(drop=True)
 
 # %% ../../nbs/lib/03_data.cohorts.ipynb #6a35949c
@@ -117,8 +128,10 @@ def read_table(
 ) -> pd.DataFrame: # text columns, missing values as NaN
     "Read a publisher's table as text; a row with the wrong number of fields is an error that names its line."
     path = Path(path)
-    try: return pd.read_csv(path, sep='\t' if path.suffix == '.tab' else ',', dtype=str, keep_default_na=False, na_values=_UNKNOWN, encoding='utf-8-sig')
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e: raise DataError(f'{path} cannot be read as a table: {str(e).strip()}') from e
+    as_text = dict(dtype=str, keep_default_na=False, na_values=_UNKNOWN, encoding='utf-8-sig')
+    try: return pd.read_csv(path, sep='\t' if path.suffix == '.tab' else ',', **as_text)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
+        raise DataError(f'{path} cannot be read as a table: {str(e).strip()}') from e
 
 # %% ../../nbs/lib/03_data.cohorts.ipynb #fb831b62
 def _tidy_pad(t):
@@ -128,21 +141,34 @@ def _tidy_pad(t):
     for k in ('background_father', 'background_mother'): t[k] = t[k].replace('BRASIL', 'BRAZIL')
     return t
 
+# %% ../../nbs/lib/03_data.cohorts.ipynb #5050c39d
 def _tidy_siim(t): return t.assign(label=t.label.replace('malignant', 'melanoma'))
 
+# %% ../../nbs/lib/03_data.cohorts.ipynb #eb11d542
 def _tidy_isic2018(t):
     "The challenge site's one-hot table has neither lesions nor clinical columns: each image is its own group."
     if 'MEL' not in t: return t
     codes = [c.upper() for c in ISIC2018_TEST.classes]
     hot = t[codes].astype(float)
-    if not (hot.sum(1) == 1).all(): raise DataError(f'{int((hot.sum(1) != 1).sum())} rows of the one-hot table do not name exactly one class')
+    if n := int((hot.sum(1) != 1).sum()): raise DataError(f'{n} rows of the one-hot table do not name exactly one class')
     return pd.DataFrame(dict(image_id=t.image_id, group_id=t.image_id, label=hot.idxmax(axis=1).str.lower()))
 
-# %% ../../nbs/lib/03_data.cohorts.ipynb #5050c39d
+# %% ../../nbs/lib/03_data.cohorts.ipynb #542e138c
 def _tidy_own(t): return t.assign(image_id=t.image_id.str.replace(_IMAGE, '', regex=True)) if 'image_id' in t else t
 
 _TIDY = dict(pad_ufes_20=_tidy_pad, siim_isic_2020=_tidy_siim, isic2018_test=_tidy_isic2018)
 
+# %% ../../nbs/lib/03_data.cohorts.ipynb #6fbed19c
+def _order(t, spec):
+    "The columns of the schema in its order, yes and no in small letters."
+    for k in spec.clinical:
+        if k not in t: t[k] = pd.Series(None, index=t.index, dtype=object)
+    t = t[[k for k in ('image_id', 'group_id', 'label', *spec.clinical, *spec.audit) if k in t]].copy()
+    for k, v in (spec.clinical | spec.audit).items():
+        if v == _YES and k in t: t[k] = t[k].str.lower()
+    return t
+
+# %% ../../nbs/lib/03_data.cohorts.ipynb #7fa3dacc
 def tidy(
     raw:pd.DataFrame, # as `read_table` gives it
     spec:CohortSpec, # what it should hold
@@ -152,29 +178,26 @@ def tidy(
     t = raw.rename(columns=dict(image='image_id') if onehot else spec.columns)
     lacking = [k for k, v in spec.columns.items() if v not in t and v in ('image_id', 'group_id', 'label')]
     if lacking and not onehot: raise DataError(f'The table lacks the columns {lacking} of {spec.title}; it has {list(raw)}.')
-    t = _TIDY.get(spec.name, _tidy_own)(t)
-    want = ['image_id', 'group_id', 'label', *spec.clinical, *spec.audit]
-    for k in spec.clinical:
-        if k not in t: t[k] = pd.Series(None, index=t.index, dtype=object)
-    t = t[[k for k in want if k in t]].copy()
-    for k, v in (spec.clinical | spec.audit).items():
-        if v == _YES and k in t: t[k] = t[k].str.lower()
-    return t
+    return _order(_TIDY.get(spec.name, _tidy_own)(t), spec)
 
 # %% ../../nbs/lib/03_data.cohorts.ipynb #7888edb9
+def _column(rule):
+    "Any text, a number within a range, or one of a list; each may be missing, and the column too."
+    import pandera.pandas as pa
+    if rule is None: return pa.Column(str, nullable=True, required=False)
+    if isinstance(rule[0], (int, float)): return pa.Column(float, pa.Check.in_range(*rule), nullable=True, coerce=True, required=False)
+    return pa.Column(str, pa.Check.isin(rule), nullable=True, required=False)
+
+# %% ../../nbs/lib/03_data.cohorts.ipynb #23a00e2a
 def schema(
     spec:CohortSpec, # the data set
 ): # a pandera DataFrameSchema
     "The rules for a cohort's table: unique ids, known labels, plausible numbers, closed lists of categories."
     import pandera.pandas as pa
-    def column(rule):
-        if rule is None: return pa.Column(str, nullable=True, required=False)
-        if isinstance(rule[0], (int, float)): return pa.Column(float, pa.Check.in_range(*rule), nullable=True, coerce=True, required=False)
-        return pa.Column(str, pa.Check.isin(rule), nullable=True, required=False)
-    return pa.DataFrameSchema(dict(image_id=pa.Column(str, unique=True), group_id=pa.Column(str), label=pa.Column(str, pa.Check.isin(spec.classes)),
-                                   **{k: column(r) for k, r in (spec.clinical | spec.audit).items()}))
+    keys = dict(image_id=pa.Column(str, unique=True), group_id=pa.Column(str), label=pa.Column(str, pa.Check.isin(spec.classes)))
+    return pa.DataFrameSchema(keys | {k: _column(r) for k, r in (spec.clinical | spec.audit).items()})
 
-# %% ../../nbs/lib/03_data.cohorts.ipynb #23a00e2a
+# %% ../../nbs/lib/03_data.cohorts.ipynb #06cf46ca
 def _say_failures(cases, t, n=5):
     "The first `n` failures in words, with the image they belong to."
     def one(c):
@@ -183,6 +206,7 @@ def _say_failures(cases, t, n=5):
     more = f'\n  ... and {len(cases)-n} more' if len(cases) > n else ''
     return '\n  '.join(one(c) for _, c in cases.head(n).iterrows()) + more
 
+# %% ../../nbs/lib/03_data.cohorts.ipynb #db28260b
 def check_table(
     t:pd.DataFrame, # from `tidy`
     spec:CohortSpec, # the data set
@@ -207,29 +231,35 @@ class Cohort:
     simulation:Simulation = None # settings, where the cohort is simulated
     truth:pd.DataFrame = None    # level codes of every image, where the cohort is simulated
 
-    @property
-    def name(self): return self.spec.name
-    @property
-    def classes(self): return self.spec.classes
-    @property
-    def simulated(self): return self.simulation is not None
-
 # %% ../../nbs/lib/03_data.cohorts.ipynb #0c719fff
+@patch(as_prop=True)
+def name(self:Cohort): return self.spec.name
+
+@patch(as_prop=True)
+def classes(self:Cohort): return self.spec.classes
+
+@patch(as_prop=True)
+def simulated(self:Cohort): return self.simulation is not None
+
+# %% ../../nbs/lib/03_data.cohorts.ipynb #d3fec176
 @patch
 def with_images(self:Cohort) -> pd.DataFrame: # rows whose image is there
     "The part of the table that an image model can use."
     return self.table[self.table.path.notna()].reset_index(drop=True)
 
+# %% ../../nbs/lib/03_data.cohorts.ipynb #6ada780b
 @patch
 def codes(self:Cohort, labels) -> np.ndarray: # integers 0..k-1
     "Labels as positions in `classes`."
     return pd.Categorical(labels, categories=self.classes).codes.astype(int)
 
+# %% ../../nbs/lib/03_data.cohorts.ipynb #06cf20ce
 @patch
 def __repr__(self:Cohort):
     t = self.table
     counts = ', '.join(f'{c} {n}' for c, n in t.label.value_counts().reindex(self.classes, fill_value=0).items())
-    head = f'{self.spec.title}{" (SIMULATED: no real patient)" if self.simulated else ""}: {len(t):,} images of {t.group_id.nunique():,} {self.spec.group}s'
+    kind = ' (SIMULATED: no real patient)' if self.simulated else ''
+    head = f'{self.spec.title}{kind}: {len(t):,} images of {t.group_id.nunique():,} {self.spec.group}s'
     return '\n'.join([head, f'  {counts}', *(f'  {n}' for n in self.notes)])
 
 # %% ../../nbs/lib/03_data.cohorts.ipynb #62eb3b0a
@@ -245,7 +275,8 @@ def optimum(
 # %% ../../nbs/lib/03_data.cohorts.ipynb #c7a33532
 TABLE_NAMES = dict(
     ham10000=['HAM10000_metadata.csv', 'HAM10000_metadata.tab', 'HAM10000_metadata'],
-    isic2018_test=['ISIC2018_Task3_Test_GroundTruth.csv', 'ISIC2018_Task3_Test_GroundTruth.tab', 'ISIC2018_Task3_Test_GroundTruth/ISIC2018_Task3_Test_GroundTruth.csv'],
+    isic2018_test=['ISIC2018_Task3_Test_GroundTruth.csv', 'ISIC2018_Task3_Test_GroundTruth.tab',
+                   'ISIC2018_Task3_Test_GroundTruth/ISIC2018_Task3_Test_GroundTruth.csv'],
     pad_ufes_20=['metadata.csv'], siim_isic_2020=['train.csv'], simulated=['metadata.csv'])
 
 def _find_table(spec, folder):
@@ -262,7 +293,8 @@ def _check_rows(t, spec, where):
     "More rows than were published is an error, fewer or others a note."
     if not spec.n_rows: return []
     if len(t) > spec.n_rows:
-        raise DataError(f'{where} has {len(t):,} rows, {len(t)-spec.n_rows:,} more than were published ({spec.n_rows:,}). Altered copies circulate; take the table from {spec.source}.')
+        raise DataError(f'{where} has {len(t):,} rows, {len(t)-spec.n_rows:,} more than were published ({spec.n_rows:,}). '
+                        f'Altered copies circulate; take the table from {spec.source}.')
     if len(t) < spec.n_rows: return [f'{len(t):,} of the {spec.n_rows:,} published rows']
     same = not spec.content or _content(t) == spec.content
     return [] if same else ['ids, groups or labels differ from the published table']
@@ -274,15 +306,22 @@ def _attach(t, files):
     t.insert(1, 'path', t.image_id.map(files.set_index('stem').path).astype(object).where(lambda s: s.notna(), None))
     return t
 
+def _split_masks(files):
+    "Images, and the paths of lesion masks by image."
+    is_mask = files.stem.str.endswith('_segmentation')
+    masks = files[is_mask].assign(stem=lambda o: o.stem.str.removesuffix('_segmentation')).set_index('stem').path
+    return files[~is_mask], masks
+
+# %% ../../nbs/lib/03_data.cohorts.ipynb #2de54549
 def _load(spec, folder):
     where = _find_table(spec, folder)
     t = check_table(tidy(read_table(where), spec), spec, str(where))
     notes = _check_rows(t, spec, where)
     files = list_images(folder)
-    is_mask = files.stem.str.endswith('_segmentation')
-    masks = files[is_mask].assign(stem=lambda o: o.stem.str.removesuffix('_segmentation')).set_index('stem').path
-    t = _attach(t, files[~is_mask])
-    if absent := int(t.path.isna().sum()): notes.append(f'{len(t)-absent:,} rows have an image here; {absent:,} have none and serve for metadata work only')
+    images, masks = _split_masks(files)
+    t = _attach(t, images)
+    if absent := int(t.path.isna().sum()):
+        notes.append(f'{len(t)-absent:,} rows have an image here; {absent:,} have none and serve for metadata work only')
     used = files[files.stem.isin(t.image_id)].sort_values('stem')
     checksum = digest(file_sha256(where), used[['stem', 'size', 'crc']].astype(str).to_numpy().tolist(), n=64)
     return Cohort(spec, t, checksum, masks[masks.index.isin(t.image_id)], notes)
@@ -290,26 +329,36 @@ def _load(spec, folder):
 # %% ../../nbs/lib/03_data.cohorts.ipynb #a2cac0dc
 _OWN = ('title', 'table', 'classes', 'malignant', 'group', 'columns', 'clinical', 'audit', 'leak_free', 'licence', 'source')
 
+def _read_own(path):
+    "The keys of a `cohort.yml`, all of them known and none of the needed ones absent."
+    import yaml
+    try: o = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
+    except yaml.YAMLError as e: raise DataError(f'{path} is not YAML: {e}') from None
+    for k in o: check_name(k, _OWN, 'key of cohort.yml')
+    if absent := [k for k in ('table', 'classes', 'columns') if not o.get(k)]: raise DataError(f'{path} lacks {", ".join(absent)}')
+    if absent := {'image_id', 'group_id', 'label'} - set(o['columns'].values()):
+        raise DataError(f'{path}: columns must name {", ".join(sorted(absent))}')
+    return o
+
+# %% ../../nbs/lib/03_data.cohorts.ipynb #f3b7c782
 def own_cohort(
     folder, # with `cohort.yml`
 ) -> CohortSpec: # named as its folder, and from now on in `COHORTS`
     "Read the description of a collection; `DataError` says what is wrong with it."
-    import yaml
     folder = Path(folder)
-    try: o = yaml.safe_load((folder/'cohort.yml').read_text(encoding='utf-8')) or {}
-    except yaml.YAMLError as e: raise DataError(f'{folder/"cohort.yml"} is not YAML: {e}') from None
-    for k in o: check_name(k, _OWN, 'key of cohort.yml')
-    if absent := [k for k in ('table', 'classes', 'columns') if not o.get(k)]: raise DataError(f'{folder/"cohort.yml"} lacks {", ".join(absent)}')
-    if absent := {'image_id', 'group_id', 'label'} - set(o['columns'].values()): raise DataError(f'{folder/"cohort.yml"}: columns must name {", ".join(sorted(absent))}')
+    o = _read_own(folder/'cohort.yml')
     clinical, audit = ({k: v and tuple(v) for k, v in (o.get(part) or {}).items()} for part in ('clinical', 'audit'))
     for part, of in (('malignant', o['classes']), ('leak_free', clinical)):
         for k in o.get(part) or (): check_name(k, of, part)
-    if folder.name in BUILT_IN: raise DataError(f'{folder}: {folder.name} is the name of a published data set; call the folder something else')
-    spec = CohortSpec(folder.name, o.get('title', folder.name), tuple(map(str, o['classes'])), tuple(map(str, o.get('malignant') or ())), o['columns'], clinical, audit, o.get('group', 'patient'),
-                      licence=o.get('licence', ''), source=o.get('source', ''), leak_free=tuple(o.get('leak_free') or clinical))
+    if folder.name in BUILT_IN:
+        raise DataError(f'{folder}: {folder.name} is the name of a published data set; call the folder something else')
+    classes, malignant = (tuple(map(str, o.get(k) or ())) for k in ('classes', 'malignant'))
+    spec = CohortSpec(folder.name, o.get('title', folder.name), classes, malignant, o['columns'], clinical, audit,
+                      o.get('group', 'patient'), licence=o.get('licence', ''), source=o.get('source', ''), leak_free=tuple(o.get('leak_free') or clinical))
     COHORTS[spec.name], TABLE_NAMES[spec.name] = spec, [o['table']]
     return spec
 
+# %% ../../nbs/lib/03_data.cohorts.ipynb #fe153c8b
 def known_cohorts(
     name:str='', # if it is not known, a folder of this name with a `cohort.yml` is looked for
     data_dir=None, # default `$SKINCANCER_DATA`, then `data/`
@@ -319,22 +368,25 @@ def known_cohorts(
     if name and name not in BUILT_IN and re.fullmatch(r'[\w-]+', name) and (folder/'cohort.yml').is_file(): own_cohort(folder)
     return [*COHORTS]
 
-# %% ../../nbs/lib/03_data.cohorts.ipynb #f3b7c782
+# %% ../../nbs/lib/03_data.cohorts.ipynb #40e26ab4
+def _load_simulated(spec, s):
+    "Read the cohort that was drawn with these settings, as any other, and add what only the simulation knows."
+    folder = write_simulation(s)
+    c = _load(spec, folder)
+    c.simulation, c.truth = s, pd.read_csv(folder/'truth.csv')
+    return c
+
+# %% ../../nbs/lib/03_data.cohorts.ipynb #4941793a
 def load_cohort(
     name:str='simulated', # a name in `COHORTS`, or of a folder with a `cohort.yml`
     data_dir=None, # folder that holds `<name>/`; default `$SKINCANCER_DATA`, then `data/`; not used by the simulated cohort
     simulation:Simulation=None, # settings of the simulated cohort
     verbose:bool=True, # print what was found
 ) -> Cohort:
-    "Read a data set in its publisher's layout, check it, and count aloud what is missing. `FileNotFoundError` where it is not there, `DataError` where it is wrong."
+    "Read a data set as published, check it, count what is missing. `FileNotFoundError`: it is not there; `DataError`: it is wrong."
     spec = COHORTS[check_name(name, known_cohorts(name, data_dir), 'data set')]
-    if name == 'simulated':
-        s = simulation or Simulation()
-        folder = write_simulation(s)
-        c = _load(spec, folder)
-        c.simulation, c.truth = s, pd.read_csv(folder/'truth.csv')
-    else:
-        if simulation is not None: raise ValueError(f'{name} is real data; `simulation` is for the simulated cohort')
-        c = _load(spec, data_root(data_dir)/name)
+    if name != 'simulated' and simulation is not None:
+        raise ValueError(f'{name} is real data; `simulation` is for the simulated cohort')
+    c = _load_simulated(spec, simulation or Simulation()) if name == 'simulated' else _load(spec, data_root(data_dir)/name)
     if verbose: print(c)
     return c

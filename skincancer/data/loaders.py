@@ -24,7 +24,8 @@ class FusionData:
         y, # integer labels (n,)
         index=None, # position in `images` of each row, `cache.rows(table.image_id)`; default: `images` has the rows' own order
     ):
-        self.images, self.tab, self.y = images, torch.as_tensor(np.asarray(tab), dtype=torch.float32), torch.as_tensor(np.asarray(y), dtype=torch.long)
+        self.images, self.tab = images, torch.as_tensor(np.asarray(tab), dtype=torch.float32)
+        self.y = torch.as_tensor(np.asarray(y), dtype=torch.long)
         self.rows, self.index = np.arange(len(self.y)), index if index is None else np.asarray(index)
         sizes = {len(o) for o in (images if index is None else index, tab, y) if o is not None}
         if len(sizes) > 1: raise ValueError(f'images, metadata and labels have {sizes} rows')
@@ -45,7 +46,7 @@ def resident(self:FusionData) -> bool: return isinstance(self.rows, torch.Tensor
 @patch
 def new_empty(self:FusionData) -> FusionData: return self.subset([])
 
-# %% ../../nbs/lib/07_data.loaders.ipynb #dd82beb6
+# %% ../../nbs/lib/07_data.loaders.ipynb #29c694bc
 @patch
 def batch(
     self:FusionData,
@@ -59,12 +60,13 @@ def batch(
     if x.ndim == 4: x = x.permute(0, 3, 1, 2)
     return x, self.tab[rows], self.y[rows]
 
+# %% ../../nbs/lib/07_data.loaders.ipynb #0d2a5c32
 @patch
 def to(
     self:FusionData,
     device, # torch device
 ) -> FusionData: # whose batches are already there
-    "Copy all arrays to a device once, for data that fit its memory; even the row numbers, so that no batch waits for the host."
+    "Copy all arrays to a device once, for data that fit its memory, row numbers included."
     move, out = lambda o: o if o is None else torch.as_tensor(np.array(o)).to(device), copy(self)
     out.images, out.index, out.rows = move(self.images), move(self.index), move(self.rows)
     out.tab, out.y = self.tab.to(device), self.y.to(device)
@@ -90,9 +92,10 @@ class Augment:
 
     def __repr__(self): return f'Augment({", ".join(f"{k}={v:.3g}" for k, v in vars(self).items())})'
 
-# %% ../../nbs/lib/07_data.loaders.ipynb #e20e12d1
+# %% ../../nbs/lib/07_data.loaders.ipynb #70abe74e
 def _u(x, lo, hi, *shape): return torch.empty(len(x), *shape, device=x.device).uniform_(lo, hi)
 
+# %% ../../nbs/lib/07_data.loaders.ipynb #1389073d
 @patch
 def matrices(self:Augment, x) -> torch.Tensor: # (n, 2, 3)
     "One random affine map per image of the batch, as `affine_grid` takes them."
@@ -113,14 +116,15 @@ def colours(self:Augment, x) -> tuple: # matrix (n, 3, 3), offset (n, 1, 1, 1)
     turn = angle.cos()*one + angle.sin()*cross + (1 - angle.cos())*grey
     return gain*contrast*(s*turn + (1 - s)*grey), gain[..., None]*(1 - contrast[..., None])*x.mean((1, 2, 3), keepdim=True)
 
+# %% ../../nbs/lib/07_data.loaders.ipynb #96d1c47c
 @patch
-def _recolour(self:Augment, x): # in place, as `x` is the fresh result of `warp`
+def _recolour(self:Augment, x):
     if not (self.light or self.saturation or self.hue): return x
     m, offset = self.colours(x)
     if not (self.saturation or self.hue): return x.mul_(m[:, :1, :1, None]).add_(offset).clamp_(0, 1)
     return (torch.einsum('bij,bjhw->bihw', m, x) + offset).clamp(0, 1)
 
-# %% ../../nbs/lib/07_data.loaders.ipynb #96d1c47c
+# %% ../../nbs/lib/07_data.loaders.ipynb #e8d6405c
 @patch
 def _blur(self:Augment, x):
     "A Gaussian of its own for each image; the identity for those not chosen."
@@ -131,6 +135,7 @@ def _blur(self:Augment, x):
     flat = F.pad(x.reshape(1, b*c, h, w), (3, 3, 3, 3), mode='replicate')
     return F.conv2d(F.conv2d(flat, k[:, None, None], groups=b*c), k[:, None, :, None], groups=b*c).view(b, c, h, w)
 
+# %% ../../nbs/lib/07_data.loaders.ipynb #2d2923bc
 @patch
 def _erase(self:Augment, x):
     "Replace a rectangle of some images by their mean colour."
@@ -147,25 +152,32 @@ def _pixel_maps(m, h, w): # normalised coordinates, as for `affine_grid`, -> pix
     to_pix = torch.tensor([[w/2, 0, (w - 1)/2], [0, h/2, (h - 1)/2]])
     return to_pix @ torch.cat([m, torch.tensor([[[0., 0, 1]]]).expand(len(m), 1, 3)], 1) @ to_norm
 
+# %% ../../nbs/lib/07_data.loaders.ipynb #a1c31215
+def _warp_cpu(x, m):
+    b, c, h, w = x.shape
+    src, maps = x.permute(0, 2, 3, 1).contiguous().numpy(), _pixel_maps(m.float(), h, w).numpy()
+    out = np.empty_like(src)
+    how = dict(flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT)
+    for i in range(b): cv2.warpAffine(src[i], maps[i], (w, h), dst=out[i], **how)
+    return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+# %% ../../nbs/lib/07_data.loaders.ipynb #d65fe0f3
 def warp(
     x, # (b, 3, h, w); float, or on a CPU also uint8
     m, # (b, 2, 3): where each output pixel comes from, as `affine_grid` takes it
 ): # as `x`
     "Move every image by its own affine map."
-    if x.device.type != 'cpu': return F.grid_sample(x, F.affine_grid(m, x.shape, align_corners=False), mode='bilinear', padding_mode='reflection', align_corners=False)
-    b, c, h, w = x.shape
-    src, maps = x.permute(0, 2, 3, 1).contiguous().numpy(), _pixel_maps(m.float(), h, w).numpy()
-    out = np.empty_like(src)
-    for i in range(b): cv2.warpAffine(src[i], maps[i], (w, h), dst=out[i], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT)
-    return torch.from_numpy(out).permute(0, 3, 1, 2)
+    if x.device.type == 'cpu': return _warp_cpu(x, m)
+    grid = F.affine_grid(m, x.shape, align_corners=False)
+    return F.grid_sample(x, grid, mode='bilinear', padding_mode='reflection', align_corners=False)
 
 # %% ../../nbs/lib/07_data.loaders.ipynb #b9114031
+def _as_float(x): return x.float().div_(255) if x.dtype == torch.uint8 else x # bytes -> 0..1
+
 @patch
 def __call__(self:Augment, x:torch.Tensor) -> torch.Tensor: # (b, 3, h, w), float in 0..1
     "Augment a batch, float in 0..1 or, on a CPU, bytes; borders are filled by reflection."
-    x = warp(x, self.matrices(x))
-    if x.dtype == torch.uint8: x = x.float().div_(255)
-    x = self._recolour(x)
+    x = self._recolour(_as_float(warp(x, self.matrices(x))))
     if self.blur: x = self._blur(x)
     return self._erase(x) if self.erase else x
 
@@ -177,18 +189,23 @@ class FusionLoader(DataLoader):
     "fastai `DataLoader` over `FusionData`: whole batches, and an order that depends only on `seed` and `epoch`."
     n_inp = 2
     def __init__(self, dataset, bs=64, seed=0, sampler=None, **kwargs):
-        super().__init__(dataset, bs=bs, indexed=True, num_workers=0, **{k: v for k, v in kwargs.items() if k not in ('indexed', 'num_workers')})
+        kwargs = {k: v for k, v in kwargs.items() if k not in ('indexed', 'num_workers')}
+        super().__init__(dataset, bs=bs, indexed=True, num_workers=0, **kwargs)
         self.seed, self.epoch, self.sampler = seed, 0, sampler
 
-    def shuffle_fn(self, idxs):
-        rng = np.random.default_rng([self.seed, self.epoch])
-        self.epoch += 1
-        return rng.permutation(len(idxs)) if self.sampler is None else self.sampler(rng)
+# %% ../../nbs/lib/07_data.loaders.ipynb #db90733d
+@patch
+def shuffle_fn(self:FusionLoader, idxs):
+    rng = np.random.default_rng([self.seed, self.epoch])
+    self.epoch += 1
+    return rng.permutation(len(idxs)) if self.sampler is None else self.sampler(rng)
 
-    def create_batches(self, samps):
-        if not self.dataset.resident: return (self.dataset.batch(o) for o in chunked(samps, self.bs, self.drop_last))
-        order = torch.as_tensor(list(samps)).to(self.dataset.tab.device)
-        return (self.dataset.batch(o) for o in order.split(self.bs) if len(o) == self.bs or not self.drop_last)
+# %% ../../nbs/lib/07_data.loaders.ipynb #ad08e9fa
+@patch
+def create_batches(self:FusionLoader, samps):
+    if not self.dataset.resident: return (self.dataset.batch(o) for o in chunked(samps, self.bs, self.drop_last))
+    order = torch.as_tensor(list(samps)).to(self.dataset.tab.device)
+    return (self.dataset.batch(o) for o in order.split(self.bs) if len(o) == self.bs or not self.drop_last)
 
 # %% ../../nbs/lib/07_data.loaders.ipynb #be70122e
 class BatchTransform:
@@ -198,12 +215,16 @@ class BatchTransform:
     def __call__(self, b):
         x, tab, y = b
         if x.dtype == torch.uint8:
-            if self.augment is None or x.device.type != 'cpu': x = x.float().div_(255)
+            if self.augment is None or x.device.type != 'cpu': x = _as_float(x)
             if self.augment is not None: x = self.augment(x)
         if self.drop_metadata is not None and tab.shape[1]: tab = self.drop_metadata(tab)
         return x, tab, y
 
-# %% ../../nbs/lib/07_data.loaders.ipynb #bc91e214
+# %% ../../nbs/lib/07_data.loaders.ipynb #8b377fbb
+def _fits(data, device):
+    return device.type == 'cuda' and (data.images is None or data.images.nbytes < torch.cuda.mem_get_info(device)[0]/2)
+
+# %% ../../nbs/lib/07_data.loaders.ipynb #0d8ac7ca
 def fusion_dls(
     data:FusionData, # all images
     train, # positions of the training rows
@@ -218,8 +239,7 @@ def fusion_dls(
 ) -> DataLoaders:
     "fastai `DataLoaders` of (image, metadata), label."
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    if resident is None: resident = device.type == 'cuda' and (data.images is None or data.images.nbytes < torch.cuda.mem_get_info(device)[0]/2)
-    if resident: data = data.to(device)
+    if _fits(data, device) if resident is None else resident: data = data.to(device)
     train, valid = data.subset(train), data.subset(valid)
     return DataLoaders(
         FusionLoader(train, bs, seed, sampler, shuffle=True, drop_last=len(train) > bs, after_batch=BatchTransform(augment, drop_metadata)),

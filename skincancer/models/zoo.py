@@ -7,6 +7,7 @@ __all__ = ['ARCHITECTURES', 'ConcatHead', 'TwinEncoder', 'SpatialHead', 'archite
 
 # %% ../../nbs/lib/12_models.zoo.ipynb #aa1f7814
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 from ..core import check_name
@@ -36,11 +37,13 @@ class TwinEncoder(nn.Module):
         self.weights = 'random' if not all(e.pretrained for e in parts) else ' + '.join(e.weights for e in parts)
         self.n_features, self.n_map = self.summary.n_features, self.spatial.n_map
 
-    @property
-    def pretrained(self): return self.weights != 'random'
+# %% ../../nbs/lib/12_models.zoo.ipynb #69af82d1
+@patch(as_prop=True)
+def pretrained(self:TwinEncoder): return self.weights != 'random'
 
-    def forward(self, x): # (b, 3, h, w) in 0..1 -> map (b, 2048, h/32, w/32), class token (b, 768)
-        return self.spatial.feature_map(x), self.summary(x)
+@patch
+def forward(self:TwinEncoder, x): # (b, 3, h, w) in 0..1 -> map (b, 2048, h/32, w/32), class token (b, 768)
+    return self.spatial.feature_map(x), self.summary(x)
 
 # %% ../../nbs/lib/12_models.zoo.ipynb #b8d594a3
 class SpatialHead(nn.Module):
@@ -53,16 +56,21 @@ class SpatialHead(nn.Module):
         self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
         self.out = classifier(2*dim, n_classes, width, dropout)
 
-    def attend(self, image, tab, weights:bool=True): # -> answers (b, 2, dim), weights (b, heads, 2, places) or None
-        fmap, summary = image
-        tokens, asks = self.places(fmap).flatten(2).transpose(1, 2), torch.stack([self.summary(summary), self.tab(tab)], 1)
-        return self.attention(asks, tokens, tokens, need_weights=weights, average_attn_weights=False)
-
-    def forward(self, image, tab): return self.out(self.attend(image, tab, False)[0].flatten(1))
-
 # %% ../../nbs/lib/12_models.zoo.ipynb #8e89fdc6
+@patch
+def attend(self:SpatialHead, image, tab, weights:bool=True): # -> answers (b, 2, dim), weights (b, heads, 2, places) or None
+    fmap, summary = image
+    tokens = self.places(fmap).flatten(2).transpose(1, 2)
+    asks = torch.stack([self.summary(summary), self.tab(tab)], 1)
+    return self.attention(asks, tokens, tokens, need_weights=weights, average_attn_weights=False)
+
+@patch
+def forward(self:SpatialHead, image, tab): return self.out(self.attend(image, tab, False)[0].flatten(1))
+
+# %% ../../nbs/lib/12_models.zoo.ipynb #81522a94
 ARCHITECTURES = dict(MultiModalCNNFusion='efficientnet_b0', SpatialVisionFusion='resnet50+vit')
 
+# %% ../../nbs/lib/12_models.zoo.ipynb #1112e314
 def architecture_encoder(
     name:str, # in `ARCHITECTURES`
     pretrained:bool=True, # ask for ImageNet weights
@@ -71,8 +79,10 @@ def architecture_encoder(
 ) -> nn.Module: # an `Encoder` or a `TwinEncoder`
     "The image encoder that belongs to a named architecture."
     check_name(name, ARCHITECTURES, 'architecture')
-    return create_encoder(ARCHITECTURES[name], pretrained, size, **kwargs) if name == 'MultiModalCNNFusion' else TwinEncoder(pretrained, size, **{k: v for k, v in kwargs.items() if k == 'weights'})
+    if name == 'MultiModalCNNFusion': return create_encoder(ARCHITECTURES[name], pretrained, size, **kwargs)
+    return TwinEncoder(pretrained, size, **{k: v for k, v in kwargs.items() if k == 'weights'})
 
+# %% ../../nbs/lib/12_models.zoo.ipynb #33b5dce0
 def create_architecture(
     name:str, # in `ARCHITECTURES`
     n_tab:int, # encoded metadata columns

@@ -12,12 +12,13 @@ from copy import copy
 
 import torch
 try: import accelerate  # fastai.distributed cannot be imported without it, and says so by a NameError
-except ModuleNotFoundError as e: raise ImportError("Training in several processes needs Accelerate. Install it with: pip install 'skincancer[parallel]'") from e
+except ModuleNotFoundError as e:
+    raise ImportError("Training in several processes needs Accelerate. Install it with: pip install 'skincancer[parallel]'") from e
 from fastai.callback.core import Callback
 from fastai.distributed import DistributedDL
 from fastai.learner import Learner
 from fastai.torch_core import num_distrib, rank_distrib
-from fastcore.basics import chunked
+from fastcore.basics import chunked, patch
 
 # %% ../../nbs/lib/49_training.distributed.ipynb #422b3127
 class ShardedLoader(DistributedDL):
@@ -29,13 +30,8 @@ class ShardedLoader(DistributedDL):
         world_size:int=None, # of how many; default: as launched
     ):
         super().__init__(dl, rank, world_size, device=dl.device)
-        if dl.shuffle and dl.bs % self.world_size: raise ValueError(f'A batch of {dl.bs} cannot be shared equally by {self.world_size} processes')
-
-    # the number of the epoch is set by `Checkpoint`; it decides the order
-    @property
-    def epoch(self): return self.dl.epoch
-    @epoch.setter
-    def epoch(self, v): self.dl.epoch = v
+        if dl.shuffle and dl.bs % self.world_size:
+            raise ValueError(f'A batch of {dl.bs} cannot be shared equally by {self.world_size} processes')
 
     def _broadcast(self, t, rank): return t # the order is the same everywhere already
     def __len__(self): return len(self.dl) if self.dl.shuffle else super().__len__()
@@ -45,7 +41,15 @@ class ShardedLoader(DistributedDL):
         if not self.dl.shuffle: return super().create_batches(samps)
         part = copy(self.dl)
         part.bs, part.drop_last = self.dl.bs//self.world_size, False
-        return part.create_batches([i for o in chunked(samps, self.dl.bs, self.dl.drop_last) for i in o[self.rank::self.world_size]])
+        batches = chunked(samps, self.dl.bs, self.dl.drop_last)
+        return part.create_batches([i for o in batches for i in o[self.rank::self.world_size]])
+
+# %% ../../nbs/lib/49_training.distributed.ipynb #52d05257
+@patch(as_prop=True)
+def epoch(self:ShardedLoader): return self.dl.epoch
+
+@patch(set_prop=True)
+def epoch(self:ShardedLoader, v): self.dl.epoch = v
 
 # %% ../../nbs/lib/49_training.distributed.ipynb #69162105
 class RankSeed(Callback):
@@ -60,6 +64,7 @@ def join_processes() -> int: # number of processes
     if num_distrib() > 1 and torch.cuda.is_available(): torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     return max(num_distrib(), 1)
 
+# %% ../../nbs/lib/49_training.distributed.ipynb #c47a8482
 @contextmanager
 def distributed(
     learn:Learner, # from `make_learner`, over loaders of `fusion_dls`
@@ -70,6 +75,6 @@ def distributed(
         yield learn
         return
     cpu = learn.dls.device.type == 'cpu'
-    with learn.distrib_ctx(sync_bn=not cpu, cpu=cpu, **kwargs), learn.added_cbs(RankSeed()): # torch has no synchronised batch norm for CPUs
+    with learn.distrib_ctx(sync_bn=not cpu, cpu=cpu, **kwargs), learn.added_cbs(RankSeed()):
         learn.distributed_trainer._wrap_dl = lambda dl: dl if isinstance(dl, DistributedDL) else ShardedLoader(dl)
         yield learn

@@ -19,17 +19,25 @@ from ..models.ensemble import POOLS, check_members, fit_weights, greedy_weights
 from .runs import Run, score_predictions, start_run
 
 # %% ../../nbs/lib/48_training.ensemble.ipynb #e4109d17
+def _facts(run):
+    "What members have in common."
+    i = run.info
+    return dict(data=(i['data']['name'], i['data']['checksum']), classes=i['classes'], split=i['split']['sha256'])
+
+# %% ../../nbs/lib/48_training.ensemble.ipynb #d5262695
 def _check_same(runs):
     if not runs: raise ValueError('An ensemble has at least one member')
-    first = runs[0].info
-    facts = dict(data=lambda i: (i['data']['name'], i['data']['checksum']), classes=lambda i: i['classes'], split=lambda i: i['split']['sha256'])
+    first = _facts(runs[0])
     for r in runs:
         if not r.finished: raise ValueError(f'{r.id} is not finished: it has no predictions yet')
-        for what, of in facts.items():
-            if of(r.info) != of(first): raise ValueError(f'{r.id} has other {what} than {runs[0].id}: {of(r.info)} instead of {of(first)}. Pool runs of one data set and one split.')
+        for what, is_ in _facts(r).items():
+            if is_ != first[what]: raise ValueError(f'{r.id} has other {what} than {runs[0].id}: {is_} instead of {first[what]}. '
+                                                    'Pool runs of one data set and one split.')
     ids = [r.id for r in runs]
-    if twice := {i for i in ids if ids.count(i) > 1}: raise ValueError(f'{sorted(twice)[0]} is given twice; to let a member count more, use weights')
+    if twice := {i for i in ids if ids.count(i) > 1}:
+        raise ValueError(f'{sorted(twice)[0]} is given twice; to let a member count more, use weights')
 
+# %% ../../nbs/lib/48_training.ensemble.ipynb #eaf47fbf
 def _indexed(run, cohort, columns):
     "A run's predictions by side and image, each once, all probabilities there."
     t = run.predictions(cohort)
@@ -39,7 +47,15 @@ def _indexed(run, cohort, columns):
     if (bad := t[columns].isna().any(axis=1)).any(): raise DataError(f'{run.id}: the prediction of {t.index[bad][0][1]} is not a number')
     return t
 
-# %% ../../nbs/lib/48_training.ensemble.ipynb #eaf47fbf
+# %% ../../nbs/lib/48_training.ensemble.ipynb #b8b5f4d2
+def _check_rows(run, t, first, want):
+    "Refuse a table `t` whose images or labels are not those of the first member's table `want`."
+    if len(odd := want.index.symmetric_difference(t.index)):
+        raise DataError(f'{run.id} and {first.id} predict different images, such as {odd[0][1]} ({odd[0][0]}, {len(odd):,} in all)')
+    if (other := t.label.loc[want.index] != want.label).any():
+        raise DataError(f'{run.id} has another label than {first.id} for {want.index[other][0][1]}')
+
+# %% ../../nbs/lib/48_training.ensemble.ipynb #1950aa05
 def aligned_predictions(
     runs, # finished `Run`s of one data set and split
     cohort:Cohort=None, # needed where records were published without labels
@@ -48,15 +64,14 @@ def aligned_predictions(
     runs = list(runs); _check_same(runs)
     columns = [f'p_{c}' for c in runs[0].info['classes']]
     tables = [_indexed(r, cohort, columns) for r in runs]
-    rows = tables[0].index
-    for r, t in zip(runs, tables):
-        if len(odd := rows.symmetric_difference(t.index)): raise DataError(f'{r.id} and {runs[0].id} predict different images, such as {odd[0][1]} ({odd[0][0]}, {len(odd):,} in all)')
-        if (other := t.label.loc[rows] != tables[0].label).any(): raise DataError(f'{r.id} has another label than {runs[0].id} for {rows[other][0][1]}')
-    return tables[0].reset_index()[runs[0].predictions(cohort).columns], check_members([t.loc[rows, columns].to_numpy() for t in tables])
+    for r, t in zip(runs, tables): _check_rows(r, t, runs[0], tables[0])
+    p = check_members([t.loc[tables[0].index, columns].to_numpy() for t in tables])
+    return tables[0].reset_index()[runs[0].predictions(cohort).columns], p
 
 # %% ../../nbs/lib/48_training.ensemble.ipynb #ef13161a
 HOW = ('mean', 'geometric', 'weighted', 'weighted_geometric', 'greedy')
 
+# %% ../../nbs/lib/48_training.ensemble.ipynb #7f1b3d29
 def _fit(table, p, classes, how, balanced):
     m, valid = len(p), (table.split == 'valid').to_numpy()
     if how in ('mean', 'geometric') or m == 1: return np.full(m, 1/m)
@@ -66,6 +81,14 @@ def _fit(table, p, classes, how, balanced):
     if how == 'greedy': return greedy_weights(p[:, valid], y, sample_weight=each)
     return fit_weights(p[:, valid], y, 'geometric' if how == 'weighted_geometric' else 'mean', each)
 
+# %% ../../nbs/lib/48_training.ensemble.ipynb #cae2bd10
+def _aligned_weights(runs, how, cohort, balanced):
+    "The first run's table, all probabilities, and the weights of the members."
+    check_name(how, HOW, 'way of pooling (how)')
+    table, p = aligned_predictions(runs, cohort)
+    return table, p, _fit(table, p, runs[0].info['classes'], how, balanced)
+
+# %% ../../nbs/lib/48_training.ensemble.ipynb #c033bbcf
 def member_weights(
     runs, # finished `Run`s of one data set and split
     how:str='weighted', # a name in `HOW`
@@ -73,12 +96,16 @@ def member_weights(
     balanced:bool=False, # in the fit, let each class count the same, as in training with class weights
 ) -> pd.Series: # run id -> weight, sum 1
     "Weights of the members, from the validation side alone."
-    check_name(how, HOW, 'way of pooling (how)')
     runs = list(runs)
-    table, p = aligned_predictions(runs, cohort)
-    return pd.Series(_fit(table, p, runs[0].info['classes'], how, balanced), [r.id for r in runs], name=how)
+    return pd.Series(_aligned_weights(runs, how, cohort, balanced)[2], [r.id for r in runs], name=how)
 
-# %% ../../nbs/lib/48_training.ensemble.ipynb #cae2bd10
+# %% ../../nbs/lib/48_training.ensemble.ipynb #4a109c04
+def _pooled(table, p, w, classes, how):
+    "The table with the members' probabilities replaced by their weighted mean."
+    pool = POOLS['geometric' if 'geometric' in how else 'mean'][0]
+    return table.assign(**dict(zip([f'p_{c}' for c in classes], pool(p, w).T.astype(np.float32))))
+
+# %% ../../nbs/lib/48_training.ensemble.ipynb #d1221b22
 def ensemble_runs(
     runs, # finished `Run`s of one data set and split
     how:str='mean', # 'mean', 'geometric', or fitted on validation: 'weighted', 'weighted_geometric', 'greedy'
@@ -86,12 +113,8 @@ def ensemble_runs(
     balanced:bool=False, # as in `member_weights`
 ) -> pd.DataFrame: # like `prediction_table`: all sides, pooled probabilities
     "Pool the predictions of runs; weights come from the validation side and are applied to every side."
-    check_name(how, HOW, 'way of pooling (how)')
     runs = list(runs)
-    table, p = aligned_predictions(runs, cohort)
-    classes = runs[0].info['classes']
-    pool = POOLS['geometric' if 'geometric' in how else 'mean'][0]
-    return table.assign(**dict(zip([f'p_{c}' for c in classes], pool(p, _fit(table, p, classes, how, balanced)).T.astype(np.float32))))
+    return _pooled(*_aligned_weights(runs, how, cohort, balanced), runs[0].info['classes'], how)
 
 # %% ../../nbs/lib/48_training.ensemble.ipynb #81b16904
 def _shared(runs, key):
@@ -103,6 +126,7 @@ def _shared(runs, key):
     mixed = {k: 'mixed' for k in ('backbone', 'features') if k in varied}
     return same | mixed | dict(fusion=key, varied=varied, members=[r.id for r in runs])
 
+# %% ../../nbs/lib/48_training.ensemble.ipynb #930d565f
 def _encoder(runs):
     "The members' encoder, or what can be said of several: pretrained if all are."
     encoders = [r.info['encoder'] for r in runs if r.info['encoder']]
@@ -110,16 +134,30 @@ def _encoder(runs):
     said = lambda k: ' + '.join(dict.fromkeys(str(e[k]) for e in encoders if e[k]))
     return SimpleNamespace(name=said('name'), weights=said('weights'), note=said('note'), pretrained=all(e['pretrained'] for e in encoders))
 
-# %% ../../nbs/lib/48_training.ensemble.ipynb #761da49b
+# %% ../../nbs/lib/48_training.ensemble.ipynb #20dbe8ab
 def _split_of(run):
-    if not (path := run.folder/'split.json').exists(): raise FileNotFoundError(f'{run.id} was published without its split; pass `split` (results/splits/)')
+    if not (path := run.folder/'split.json').exists():
+        raise FileNotFoundError(f'{run.id} was published without its split; pass `split` (results/splits/)')
     return Split.load(path)
 
+# %% ../../nbs/lib/48_training.ensemble.ipynb #e9d681ee
+def _check_origin(runs, cohort, split):
+    data, of = runs[0].info['data'], runs[0].info['split']
+    if cohort.checksum != data['checksum']:
+        raise DataError(f'The runs were made on {data["name"]} with checksum {data["checksum"]}; this {cohort.name} has {cohort.checksum}')
+    if split.sha256 != of['sha256']: raise DataError(f'{split.name} is not the split of these runs')
+
+# %% ../../nbs/lib/48_training.ensemble.ipynb #f744b1d8
 def _best_known(runs):
     "The optimum for what any member saw: the members' largest, since more inputs never lower it."
     optima = [o for r in runs if (o := r.metrics().get('optimum'))]
     return {k: max(o[k] for o in optima) for k in optima[0]} if optima else None
 
+def _common_floor(runs):
+    floors = [r.metrics().get('metadata_floor') for r in runs]
+    return floors[0] if all(f == floors[0] for f in floors) else None
+
+# %% ../../nbs/lib/48_training.ensemble.ipynb #c9e11c10
 def record_ensemble(
     runs, # finished `Run`s of one data set and split
     cohort:Cohort, # the one they were made on
@@ -133,15 +171,15 @@ def record_ensemble(
     check_name(how, HOW, 'way of pooling (how)')
     runs = sorted(runs, key=lambda r: r.id)
     _check_same(runs)
-    split, data = split or _split_of(runs[0]), runs[0].info['data']
-    if cohort.checksum != data['checksum']: raise DataError(f'The runs were made on {data["name"]} with checksum {data["checksum"]}; this {cohort.name} has {cohort.checksum}')
-    if split.sha256 != runs[0].info['split']['sha256']: raise DataError(f'{split.name} is not the split of these runs')
+    split = split or _split_of(runs[0])
+    _check_origin(runs, cohort, split)
     params = _shared(runs, f'ensemble_{how}_of_{len(runs)}') | dict(how=how, balanced=balanced)
     params['n_boot'] = n_boot or params.get('n_boot') or 2000
     run = start_run('ensemble', params, cohort, split, _encoder(runs), runs_dir)
     if run.finished: return run
-    table, metrics = ensemble_runs(runs, how, cohort, balanced), [r.metrics() for r in runs]
+    table, p, w = _aligned_weights(runs, how, cohort, balanced)
+    table = _pooled(table, p, w, cohort.classes, how)
     score = partial(score_predictions, table, cohort.classes, n_boot=params['n_boot'])
-    floors = [m.get('metadata_floor') for m in metrics]
-    return run.finish(table, {s: score(s) for s in ('valid', 'test') if (table.split == s).any()}, metadata_floor=floors[0] if all(f == floors[0] for f in floors) else None,
-                      optimum=_best_known(runs), members=member_weights(runs, how, cohort, balanced).to_dict(), fitted_on=None if how in ('mean', 'geometric') else 'valid')
+    return run.finish(table, {s: score(s) for s in ('valid', 'test') if (table.split == s).any()}, metadata_floor=_common_floor(runs),
+                      optimum=_best_known(runs), members=dict(zip((r.id for r in runs), w.tolist())),
+                      fitted_on=None if how in ('mean', 'geometric') else 'valid')

@@ -39,35 +39,46 @@ class Resumable(Callback):
     def set_state(self, state): pass
     def finish(self): pass # called by `fit` when no epoch is left, also when none was left from the start
 
+# %% ../../nbs/lib/43_training.learner.ipynb #46933dc6
 class Checkpoint(Callback):
     "Save the state after each epoch; seed each epoch by its number."
     order = 49 # just before fastai's Recorder, which logs the row that this callback saves or restores
-    def __init__(self, path=None, seed:int=0): self.path, self.seed, self.start, self.rows, self.smooth = path and Path(path), seed, 0, [], None
+    def __init__(self,
+        path=None, # file to continue from and to write; None: nothing is kept
+        seed:int=0, # of the training
+    ): self.path, self.seed, self.start, self.rows, self.smooth = path and Path(path), seed, 0, [], None
 
-    def before_train(self):
-        torch.manual_seed(self.seed*100_003 + self.epoch)
-        self.dls.train.epoch = self.epoch
-        if hasattr(self.learn.loss_func, 'set_epoch'): self.learn.loss_func.set_epoch(self.epoch, self.n_epoch)
-        if self.smooth and self.epoch == self.start: self.recorder.smooth_loss.count, self.recorder.smooth_loss.val = self.smooth[0], torch.tensor(self.smooth[1])
+# %% ../../nbs/lib/43_training.learner.ipynb #e79e8d18
+@patch
+def before_train(self:Checkpoint):
+    torch.manual_seed(self.seed*100_003 + self.epoch)
+    self.dls.train.epoch = self.epoch
+    if hasattr(self.learn.loss_func, 'set_epoch'): self.learn.loss_func.set_epoch(self.epoch, self.n_epoch)
+    if self.smooth and self.epoch == self.start:
+        self.recorder.smooth_loss.count, self.recorder.smooth_loss.val = self.smooth[0], torch.tensor(self.smooth[1])
 
-    def after_epoch(self):
-        if self.epoch < self.start: self.recorder.log += self.rows[self.epoch]
-        else:
-            self.rows.append([float(o) for o in self.recorder.log[1:]])
-            if self.path and not rank_distrib(): self.save()
+# %% ../../nbs/lib/43_training.learner.ipynb #d734b91b
+@patch
+def after_epoch(self:Checkpoint):
+    if self.epoch < self.start: self.recorder.log += self.rows[self.epoch]
+    else:
+        self.rows.append([float(o) for o in self.recorder.log[1:]])
+        if self.path and not rank_distrib(): self.save()
 
-# %% ../../nbs/lib/43_training.learner.ipynb #46933dc6
+# %% ../../nbs/lib/43_training.learner.ipynb #373ff36d
 def _resumable(learn): return {type(o).__name__: o for o in learn.cbs if isinstance(o, Resumable)}
 
+# %% ../../nbs/lib/43_training.learner.ipynb #4aa9b472
 @patch
 def save(self:Checkpoint):
     "Write the state of the learner, atomically."
     s = self.recorder.smooth_loss
-    state = dict(epoch=self.epoch + 1, rows=self.rows, smooth=[s.count, float(s.val)], model=get_model(self.model).state_dict(), opt=self.opt.state_dict(),
-                 callbacks={k: o.get_state() for k, o in _resumable(self.learn).items()})
+    state = dict(epoch=self.epoch + 1, rows=self.rows, smooth=[s.count, float(s.val)], model=get_model(self.model).state_dict(),
+                 opt=self.opt.state_dict(), callbacks={k: o.get_state() for k, o in _resumable(self.learn).items()})
     for g in state['opt']['param_groups']: g.update({k: v.item() for k, v in g.items() if hasattr(v, 'item')})
     with atomic_path(self.path) as tmp: torch.save(state, tmp)
 
+# %% ../../nbs/lib/43_training.learner.ipynb #d7cc4a2d
 @patch
 def load(self:Checkpoint, learn:Learner):
     "Restore the state that `save` wrote, if there is one."
@@ -88,6 +99,7 @@ class DeviceSmoothLoss(AvgSmoothLoss):
         loss = learn.loss.detach().float().mean()
         self.val = torch.lerp(loss, self.val.to(loss.device, non_blocking=True), self.beta)
 
+# %% ../../nbs/lib/43_training.learner.ipynb #949b9564
 class EpochProgress(ProgressCallback):
     "fastai's progress bars, without the loss of each step beside them."
     name = 'progress'
@@ -97,6 +109,7 @@ class EpochProgress(ProgressCallback):
 OPTIMISERS = dict(adamw=partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9, .99), eps=1e-5, fused=True),
                   adam=partial(OptimWrapper, opt=torch.optim.Adam, fused=True))
 
+# %% ../../nbs/lib/43_training.learner.ipynb #563d9366
 def make_learner(
     dls:DataLoaders, # from `fusion_dls`
     model:FusionClassifier, # encoder and head
@@ -107,12 +120,13 @@ def make_learner(
     **kwargs, # to `Learner`
 ) -> Learner:
     "fastai `Learner` with four parameter groups, and validation balanced accuracy as its metric."
-    model.to(dls.device, memory_format=torch.channels_last)  # on a CPU too, several times the speed for depthwise convolutions
+    model.to(dls.device, memory_format=torch.channels_last)
     loss = CrossEntropyLossFlat() if loss is None else loss
     if isinstance(loss, torch.nn.Module): loss.to(dls.device)
     precision = [MixedPrecision(amp_mode=AMPMode.BF16)] if dls.device.type == 'cuda' else []
-    learn = Learner(dls, model, loss_func=loss, splitter=param_groups, opt_func=OPTIMISERS[check_name(optimiser, OPTIMISERS, 'optimiser')],
-                    metrics=BalancedAccuracy(), wd=[wd, 0., wd, 0.], wd_bn_bias=True, train_bn=False, cbs=[*L(cbs), *precision], **kwargs)
+    opt = OPTIMISERS[check_name(optimiser, OPTIMISERS, 'optimiser')]
+    learn = Learner(dls, model, loss_func=loss, splitter=param_groups, opt_func=opt, metrics=BalancedAccuracy(),
+                    wd=[wd, 0., wd, 0.], wd_bn_bias=True, train_bn=False, cbs=[*L(cbs), *precision], **kwargs)
     learn.recorder.smooth_loss = DeviceSmoothLoss()
     if hasattr(learn, 'progress'): learn.remove_cb(ProgressCallback).add_cb(EpochProgress())
     return learn
@@ -124,12 +138,14 @@ def _cosine(lr, epochs, t_max=None, low=1e-6):
         return low + (lr - low)*(1 + np.cos(np.pi*done))/2
     return at
 
+# %% ../../nbs/lib/43_training.learner.ipynb #9af53eff
 SCHEDULES = dict(
     one_cycle=lambda lr, epochs, **o: dict(lr=combined_cos(.25, lr/25, lr, lr/1e5), mom=combined_cos(.25, .95, .85, .95)),
     cosine=lambda lr, epochs, t_max=None, **o: dict(lr=_cosine(lr, epochs, t_max)),
     cosine_restarts=lambda lr, epochs, cycles=3, **o: dict(lr=combine_scheds([1/cycles]*cycles, [SchedCos(lr, lr/1e3)]*cycles)),
     constant=lambda lr, epochs, **o: dict(lr=lambda pct: lr))
 
+# %% ../../nbs/lib/43_training.learner.ipynb #f4ee719f
 def make_schedule(
     name:str, # in `SCHEDULES`
     lr, # highest learning rate: a number, or one per parameter group
@@ -138,7 +154,8 @@ def make_schedule(
 ) -> dict: # name of the hyperparameter -> function of the share of training done, 0..1
     "The learning rate over time, as fastai's `ParamScheduler` takes it."
     check_name(name, SCHEDULES, 'schedule')
-    if name == 'cosine_restarts' and epochs % options.get('cycles', 3): raise ValueError(f'{epochs} epochs cannot be divided into {options.get("cycles", 3)} equal cycles')
+    if name == 'cosine_restarts' and epochs % (cycles := options.get('cycles', 3)):
+        raise ValueError(f'{epochs} epochs cannot be divided into {cycles} equal cycles')
     return SCHEDULES[name](np.asarray(lr, float), epochs, **options)
 
 # %% ../../nbs/lib/43_training.learner.ipynb #f94dd003
@@ -162,12 +179,13 @@ def fit(
     **options, # of the schedule
 ) -> pd.DataFrame: # one row per epoch: train_loss, valid_loss, balanced_accuracy_score
     "Training that continues where a killed run stopped. The last epoch's weights are kept, unless a callback decides otherwise."
-    # Adam's second moments sink below the smallest normal float, where a CPU is many times slower
+
     torch.set_flush_denormal(True)
     cb, rates = Checkpoint(checkpoint, seed), [lr*encoder_lr]*2 + [lr]*2
     cb.load(learn)
     if cb.start < epochs:
-        with bf16_products(): learn.fit(epochs, rates, cbs=[cb, ParamScheduler(make_schedule(schedule, rates, epochs, **options))], start_epoch=cb.start)
+        scheduler = ParamScheduler(make_schedule(schedule, rates, epochs, **options))
+        with bf16_products(): learn.fit(epochs, rates, cbs=[cb, scheduler], start_epoch=cb.start)
     for o in _resumable(learn).values(): o.learn = learn; o.finish()
     return pd.DataFrame(cb.rows, columns=['train_loss', 'valid_loss', 'balanced_accuracy'], index=pd.RangeIndex(len(cb.rows), name='epoch'))
 
@@ -180,27 +198,33 @@ class Mix(Callback):
         alpha:float=.4, # of the Beta distribution that the weight is drawn from
     ): self.how, self.alpha = check_name(how, ['mixup', 'cutmix'], 'mix'), alpha
 
-    def before_batch(self):
-        if not self.training: return
-        image, tab = self.xb
-        self.lam, partner = torch.distributions.Beta(self.alpha, self.alpha).sample().item(), torch.randperm(len(image)).to(image.device, non_blocking=True)
-        if self.how == 'mixup': image = torch.lerp(image[partner], image, self.lam)
-        else: image = self.cut(image, partner)
-        self.learn.xb, self.partner = (image, torch.lerp(tab[partner], tab, self.lam)), partner
-
-    def after_loss(self):
-        if not self.training: return
-        self.learn.loss_grad = self.lam*self.loss_grad + (1 - self.lam)*self.loss_func(self.pred, self.y[self.partner])
-        self.learn.loss = self.loss_grad.clone()
-
 # %% ../../nbs/lib/43_training.learner.ipynb #d334ca6c
+@patch
+def before_batch(self:Mix):
+    if not self.training: return
+    image, tab = self.xb
+    self.lam = torch.distributions.Beta(self.alpha, self.alpha).sample().item()
+    partner = torch.randperm(len(image)).to(image.device, non_blocking=True)
+    if self.how == 'mixup': image = torch.lerp(image[partner], image, self.lam)
+    else: image = self.cut(image, partner)
+    self.learn.xb, self.partner = (image, torch.lerp(tab[partner], tab, self.lam)), partner
+
+# %% ../../nbs/lib/43_training.learner.ipynb #555db716
+@patch
+def after_loss(self:Mix):
+    if not self.training: return
+    self.learn.loss_grad = self.lam*self.loss_grad + (1 - self.lam)*self.loss_func(self.pred, self.y[self.partner])
+    self.learn.loss = self.loss_grad.clone()
+
+# %% ../../nbs/lib/43_training.learner.ipynb #65893978
 @patch
 def cut(self:Mix, image, partner):
     "Put a window of the partner into each image; the weight becomes the share of pixels that stayed."
     if image.ndim != 4: raise ValueError('CutMix needs pixels; cached features can be mixed with mixup')
     h, w = image.shape[2:]
     side, at = (1 - self.lam)**.5, torch.rand(2).tolist()
-    (top, bottom), (left, right) = ((max(0, round(c*n - side*n/2)), min(n, round(c*n + side*n/2))) for c, n in zip(at, (h, w)))
+    span = lambda c, n: (max(0, round(c*n - side*n/2)), min(n, round(c*n + side*n/2)))
+    (top, bottom), (left, right) = span(at[0], h), span(at[1], w)
     image = image.clone()
     image[:, :, top:bottom, left:right] = image[partner, :, top:bottom, left:right]
     self.lam = 1 - (bottom - top)*(right - left)/(h*w)
@@ -212,23 +236,37 @@ class EMA(Resumable):
     order = 52 # after KeepBest, which must see the averaged weights
     def __init__(self, decay:float=.99): self.decay, self.ema = decay, None
 
-    def before_fit(self):
-        from timm.utils import ModelEmaV3
-        state, self.ema = self.ema, ModelEmaV3(self.net, decay=self.decay, use_warmup=True, foreach=True)
-        if isinstance(state, dict): self.ema.module.load_state_dict(state['model'])
-        self.step_n = state['steps'] if isinstance(state, dict) else 0
-
-    def after_step(self):
-        self.step_n += 1
-        self.ema.update(self.net, step=self.step_n)
-
-    def before_validate(self): self.raw = self.weights_now(); self.net.load_state_dict(self.ema.module.state_dict())
-    def after_validate(self): self.net.load_state_dict(self.raw)
-    def get_state(self): return dict(model=self.ema.module.state_dict(), steps=self.step_n)
-    def set_state(self, state): self.ema = state
-    def finish(self): self.net.load_state_dict(self.ema['model'] if isinstance(self.ema, dict) else self.ema.module.state_dict())
-
 # %% ../../nbs/lib/43_training.learner.ipynb #d9bfb350
+@patch
+def before_fit(self:EMA):
+    from timm.utils import ModelEmaV3
+    state, self.ema = self.ema, ModelEmaV3(self.net, decay=self.decay, use_warmup=True, foreach=True)
+    if isinstance(state, dict): self.ema.module.load_state_dict(state['model'])
+    self.step_n = state['steps'] if isinstance(state, dict) else 0
+
+@patch
+def after_step(self:EMA):
+    self.step_n += 1
+    self.ema.update(self.net, step=self.step_n)
+
+# %% ../../nbs/lib/43_training.learner.ipynb #5330e68e
+@patch
+def before_validate(self:EMA): self.raw = self.weights_now(); self.net.load_state_dict(self.ema.module.state_dict())
+
+@patch
+def after_validate(self:EMA): self.net.load_state_dict(self.raw)
+
+@patch
+def finish(self:EMA): self.net.load_state_dict(self.ema['model'] if isinstance(self.ema, dict) else self.ema.module.state_dict())
+
+# %% ../../nbs/lib/43_training.learner.ipynb #5f95a066
+@patch
+def get_state(self:EMA): return dict(model=self.ema.module.state_dict(), steps=self.step_n)
+
+@patch
+def set_state(self:EMA, state): self.ema = state
+
+# %% ../../nbs/lib/43_training.learner.ipynb #7b8967d4
 class KeepBest(Resumable):
     "End with the weights of the epoch with the lowest validation loss."
     order = 51 # after the Recorder has the loss of this epoch
@@ -242,6 +280,7 @@ class KeepBest(Resumable):
     def set_state(self, state): self.best, self.at, self.weights = state['best'], state['at'], state['weights']
     def finish(self): self.net.load_state_dict(self.weights)
 
+# %% ../../nbs/lib/43_training.learner.ipynb #36cd9382
 class Snapshots(Resumable):
     "Keep the weights at the end of each of `cycles` equal parts of the training."
     order = 51
@@ -260,6 +299,12 @@ def view(
     x = torch.rot90(x, k % 4, (2, 3))
     return x.flip(3) if k >= 4 else x
 
+# %% ../../nbs/lib/43_training.learner.ipynb #cedd6add
+def _mean_views(model, x, tab, tta):
+    if tta > 1 and x.ndim != 4: raise ValueError('Test-time augmentation needs pixels; cached features have one view')
+    return torch.stack([model(view(x, k) if k else x, tab).double().softmax(1) for k in range(tta)]).mean(0)
+
+# %% ../../nbs/lib/43_training.learner.ipynb #ae8707ba
 @torch.inference_mode()
 def predict_proba(
     model:FusionClassifier, # trained
@@ -274,7 +319,4 @@ def predict_proba(
     device = device or next(model.parameters()).device
     loader = FusionLoader(data.subset(rows), bs, after_batch=BatchTransform(), device=torch.device(device))
     model.eval()
-    def proba(x, tab):
-        if tta > 1 and x.ndim != 4: raise ValueError('Test-time augmentation needs pixels; cached features have one view')
-        return torch.stack([model(view(x, k) if k else x, tab).double().softmax(1) for k in range(tta)]).mean(0)
-    return torch.cat([proba(x, tab) for x, tab, _ in loader]).cpu().numpy()
+    return torch.cat([_mean_views(model, x, tab, tta) for x, tab, _ in loader]).cpu().numpy()

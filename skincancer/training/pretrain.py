@@ -53,6 +53,7 @@ def matrices(self:ViewAugment, x) -> torch.Tensor: # (n, 2, 3)
     m[..., 2] = u(-1, 1, 2)*(1 - side)
     return m
 
+# %% ../../nbs/lib/47_training.pretrain.ipynb #ba3b3a0e
 @patch
 def _recolour(self:ViewAugment, x):
     m, offset = self.colours(x)
@@ -76,7 +77,8 @@ def embedding_std(
 def _lightly():
     try: import lightly.loss, lightly.models.modules, lightly.models.utils, lightly.utils.scheduler
     except ImportError as e:
-        raise ImportError("Self-supervised pretraining needs the package lightly. Install it with: pip install 'skincancer[pretraining]'") from e
+        raise ImportError('Self-supervised pretraining needs the package lightly. '
+                          "Install it with: pip install 'skincancer[pretraining]'") from e
     return lightly
 
 # %% ../../nbs/lib/47_training.pretrain.ipynb #d5924d44
@@ -138,11 +140,14 @@ def loss(self:DINO, x):
 # %% ../../nbs/lib/47_training.pretrain.ipynb #b9c55d2d
 METHODS = dict(simclr=SimCLR, dino=DINO)
 
+# %% ../../nbs/lib/47_training.pretrain.ipynb #87fdd28e
 def _check_rows(images, rows, batch_size):
     "The positions as an array; repeated, impossible or too few ones are refused."
     rows = np.asarray(rows)
-    if rows.ndim != 1 or rows.dtype.kind not in 'iu': raise ValueError('rows takes the positions of the training images in `images`, as integers')
-    if len(rows) and not 0 <= rows.min() <= rows.max() < len(images): raise ValueError(f'rows has positions outside the {len(images)} images')
+    if rows.ndim != 1 or rows.dtype.kind not in 'iu':
+        raise ValueError('rows takes the positions of the training images in `images`, as integers')
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(images):
+        raise ValueError(f'rows has positions outside the {len(images)} images')
     if len(np.unique(rows)) < len(rows): raise ValueError('rows names an image twice: an image would be its own negative')
     if not 2 <= batch_size <= len(rows): raise ValueError(f'batch_size={batch_size} is not within 2 and the {len(rows)} images')
     return rows
@@ -152,11 +157,13 @@ def _claim(checkpoint, settings):
     "Write the settings beside a new checkpoint; compare them with those of one that is there."
     path = Path(f'{checkpoint}.json')
     if not Path(checkpoint).exists(): return write_json(path, settings)
-    if not path.exists(): raise DataError(f'{path} is missing: it says what its checkpoint belongs to. Delete the checkpoint to start anew.')
+    if not path.exists():
+        raise DataError(f'{path} is missing: it says what its checkpoint belongs to. Delete the checkpoint to start anew.')
     was, now = read_json(path), json.loads(json.dumps(settings))
     for k in now:
         if was.get(k) == now[k]: continue
-        raise ValueError(f'{checkpoint} belongs to another pretraining: {k} was {was.get(k)!r} and is {now[k]!r}. Delete it or name another.')
+        raise ValueError(f'{checkpoint} belongs to another pretraining: {k} was {was.get(k)!r} and is {now[k]!r}. '
+                         'Delete it or name another.')
 
 # %% ../../nbs/lib/47_training.pretrain.ipynb #66447c0c
 def _itself(out, y): return out # the methods compute their loss themselves
@@ -167,13 +174,18 @@ def _two_groups(model):
     return [[p for p in ps if p.ndim > 1], [p for p in ps if p.ndim <= 1]]
 
 # %% ../../nbs/lib/47_training.pretrain.ipynb #38760060
+def _method(encoder, s, n_batches):
+    "The method named in the settings, with initial weights that depend on the seed alone."
+    torch.manual_seed(s['seed'])
+    return METHODS[s['method']](encoder, s['epochs']*n_batches, **s['options'])
+
+# %% ../../nbs/lib/47_training.pretrain.ipynb #8a45d997
 def _learner(encoder, images, rows, settings, view, device, cbs=(), **kwargs):
-    "fastai `Learner` of a method; its validation batch is a fixed handful of training images without augmentation."
+    "fastai `Learner` of a method."
     s, data = settings, FusionData(images, np.zeros((len(images), 0)), np.zeros(len(images)))
     some = np.random.default_rng(s['seed']).permutation(rows)[:2*s['batch_size']]
     dls = fusion_dls(data, rows, some, s['batch_size'], s['seed'], TwoViews(view), device=device)
-    torch.manual_seed(s['seed'])
-    model = METHODS[s['method']](encoder, s['epochs']*len(dls.train), **s['options'])
+    model = _method(encoder, s, len(dls.train))
     model.to(dls.device, memory_format=torch.channels_last)
     precision = [MixedPrecision(amp_mode=AMPMode.BF16)] if dls.device.type == 'cuda' else []
     learn = Learner(dls, model, loss_func=_itself, splitter=_two_groups, opt_func=OPTIMISERS['adamw'],
@@ -181,13 +193,15 @@ def _learner(encoder, images, rows, settings, view, device, cbs=(), **kwargs):
     learn.recorder.smooth_loss = DeviceSmoothLoss()
     return learn
 
-# %% ../../nbs/lib/47_training.pretrain.ipynb #8a45d997
+# %% ../../nbs/lib/47_training.pretrain.ipynb #12695796
 def _fit(learn, epochs, lr, cb):
     torch.set_flush_denormal(True) # as in `skincancer.training.learner.fit`
     cb.load(learn)
-    if cb.start < epochs: learn.fit(epochs, lr, cbs=[cb, ParamScheduler(make_schedule('one_cycle', [lr, lr], epochs))], start_epoch=cb.start)
+    schedule = ParamScheduler(make_schedule('one_cycle', [lr, lr], epochs))
+    if cb.start < epochs: learn.fit(epochs, lr, cbs=[cb, schedule], start_epoch=cb.start)
     return pd.DataFrame([r[:2] for r in cb.rows], columns=['loss', 'embedding_std'], index=pd.RangeIndex(len(cb.rows), name='epoch'))
 
+# %% ../../nbs/lib/47_training.pretrain.ipynb #bc5b723d
 def _finish(encoder, learn, history, info):
     "Put what is kept into the encoder that was given, and say in it where its weights come from."
     encoder.load_state_dict(learn.model.kept.state_dict())
@@ -234,7 +248,7 @@ def pretraining_info(
     "What was done, to which data, on which side of which split."
     return {**history.attrs, 'data': cohort.name, 'data_checksum': cohort.checksum, 'split': split.name, 'split_sha256': split.sha256}
 
-# %% ../../nbs/lib/47_training.pretrain.ipynb #57b82364
+# %% ../../nbs/lib/47_training.pretrain.ipynb #5a8138f7
 _STATED = ('method', 'epochs', 'started_from', 'data', 'data_checksum', 'split_sha256')
 
 def save_encoder(
@@ -244,8 +258,8 @@ def save_encoder(
 ) -> Path: # `path`
     "Write the weights, with `info` in the file's header, atomically."
     from safetensors.torch import save_file
-    missing = [k for k in _STATED if k not in info]
-    if missing: raise ValueError(f'info does not say {", ".join(missing)}; pretraining_info makes it complete')
+    if missing := [k for k in _STATED if k not in info]:
+        raise ValueError(f'info does not say {", ".join(missing)}; pretraining_info makes it complete')
     text = json.dumps(info | dict(encoder=encoder.name, weights=encoder.weights, note=encoder.note))
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     with atomic_path(path) as tmp: save_file(state, tmp, dict(skincancer=text))
@@ -263,8 +277,8 @@ def load_encoder(
     info = encoder_info(path)
     if name and timm_name(name) != info['encoder']: raise ValueError(f'{path} holds a {info["encoder"]}, not a {timm_name(name)}')
     if split_sha256 and split_sha256 != info['split_sha256']:
-        raise DataError(f'{path} was pretrained on the training side of another split ({info["split_sha256"][:12]}, not {split_sha256[:12]}): '
-                        'it may have seen test images. Pretrain on this split.')
+        raise DataError(f'{path} was pretrained on the training side of another split '
+                        f'({info["split_sha256"][:12]}, not {split_sha256[:12]}): it may have seen test images. Pretrain on this split.')
     encoder = create_encoder(info['encoder'], size=size, weights=path, **kwargs)
     encoder.note = f'{info["weights"]}: {info["note"]} of {info["data"]}, split {info["split_sha256"][:12]}'
     return encoder.eval()

@@ -26,15 +26,18 @@ from ..evaluation.statistics import cluster_bootstrap
 _PACKAGES = ['skincancer', 'torch', 'torchvision', 'timm', 'fastai', 'numpy', 'pandas', 'scikit-learn', 'pillow', 'opencv-python-headless']
 
 def _version(name):
+    "The installed version of a package; None where it is absent."
     try: return version(name)
     except PackageNotFoundError: return None
 
+# %% ../../nbs/lib/44_training.runs.ipynb #df132a45
 def code_digest() -> str: # 12 hexadecimal characters
     "Checksum of the installed package's source files."
     import skincancer
     files = sorted(Path(skincancer.__file__).parent.rglob('*.py'))
     return digest([(f.name, file_sha256(f)) for f in files])
 
+# %% ../../nbs/lib/44_training.runs.ipynb #e23f39bd
 def git_commit() -> str: # commit, with '+changes' where tracked files differ from it; None outside a checkout
     "The commit of the checkout."
     git = lambda *a: subprocess.run(['git', '-C', str(project_root()), *a], capture_output=True, text=True)
@@ -47,29 +50,51 @@ def environment() -> dict: # JSON-able
     "Package versions, code, interpreter and device."
     import torch
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
-    return dict(versions={p: _version(p) for p in _PACKAGES}, python=platform.python_version(), platform=f'{platform.system()} {platform.machine()}',
-                device=device, code=code_digest(), commit=git_commit())
+    return dict(versions={p: _version(p) for p in _PACKAGES}, python=platform.python_version(),
+                platform=f'{platform.system()} {platform.machine()}', device=device, code=code_digest(), commit=git_commit())
 
 # %% ../../nbs/lib/44_training.runs.ipynb #f8ba2bd0
-PLACES = ('data_dir', 'cache_dir', 'runs_dir', 'compare_with', 'rerun', 'encoder_weights') # the record names encoder weights by their checksum instead
+PLACES = ('data_dir', 'cache_dir', 'runs_dir', 'compare_with', 'rerun', 'encoder_weights') # weights count by their checksum
 
+# %% ../../nbs/lib/44_training.runs.ipynb #ac752fa3
 @dataclass
 class Run:
     "One run's folder and what is known of it."
     folder:Path
     info:dict
 
-    @property
-    def id(self): return self.info['run_id']
-    @property
-    def params(self): return self.info['parameters']
-    @property
-    def finished(self): return (self.folder/'metrics.json').exists()
-    @property
-    def checkpoint(self): return self.folder/'checkpoint.pt'
-    def __repr__(self): return f'Run {self.id} ({"finished" if self.finished else "open"})'
+# %% ../../nbs/lib/44_training.runs.ipynb #d2e6b767
+@patch(as_prop=True)
+def id(self:Run): return self.info['run_id']
 
-# %% ../../nbs/lib/44_training.runs.ipynb #ac752fa3
+@patch(as_prop=True)
+def params(self:Run): return self.info['parameters']
+
+# %% ../../nbs/lib/44_training.runs.ipynb #7632a3b4
+@patch(as_prop=True)
+def finished(self:Run): return (self.folder/'metrics.json').exists()
+
+@patch(as_prop=True)
+def checkpoint(self:Run): return self.folder/'checkpoint.pt'
+
+@patch
+def __repr__(self:Run): return f'Run {self.id} ({"finished" if self.finished else "open"})'
+
+# %% ../../nbs/lib/44_training.runs.ipynb #cb6cfa63
+def _run_id(chapter, what, cohort, split, encoder, code):
+    key = digest(chapter, what, cohort.checksum, split.sha256, code, encoder.weights if encoder else None, n=10)
+    model = [what[k] for k in ('backbone', 'fusion') if what.get(k)]
+    return '-'.join([chapter.split('_')[0], cohort.name, *model, split.name, key])
+
+# %% ../../nbs/lib/44_training.runs.ipynb #ba26fc36
+def _facts(cohort, split, encoder):
+    data = dict(name=cohort.name, checksum=cohort.checksum, simulated=cohort.simulated,
+                simulation=asdict(cohort.simulation) if cohort.simulated else None, notes=cohort.notes)
+    how = dict(name=split.name, kind=split.kind, sha256=split.sha256)
+    enc = dict(name=encoder.name, weights=encoder.weights, pretrained=encoder.pretrained, note=encoder.note) if encoder else None
+    return dict(data=data, classes=list(cohort.classes), split=how, encoder=enc)
+
+# %% ../../nbs/lib/44_training.runs.ipynb #86f1a6ba
 def start_run(
     chapter:str, # the notebook, '03_multimodal'
     params:dict, # every parameter as resolved
@@ -81,21 +106,27 @@ def start_run(
 ) -> Run: # new, broken off, or finished
     "Open the record of a run, or find it again."
     what = {k: v for k, v in params.items() if k not in PLACES}
-    env, model = environment(), [params.get(k) for k in ('backbone', 'fusion') if params.get(k)]
-    key = digest(chapter, what, cohort.checksum, split.sha256, env['code'], encoder.weights if encoder else None, n=10)
-    run_id = '-'.join([chapter.split('_')[0], cohort.name, *model, split.name, key])
-    enc = dict(name=encoder.name, weights=encoder.weights, pretrained=encoder.pretrained, note=encoder.note) if encoder else None
-    data = dict(name=cohort.name, checksum=cohort.checksum, simulated=cohort.simulated, simulation=asdict(cohort.simulation) if cohort.simulated else None, notes=cohort.notes)
+    env = environment()
+    run_id = _run_id(chapter, what, cohort, split, encoder, env['code'])
     folder = runs_root(runs_dir)/run_id
     if fresh: shutil.rmtree(folder, ignore_errors=True)
     if (folder/'params.json').exists(): return Run(folder, read_json(folder/'params.json'))
-    info = dict(run_id=run_id, chapter=chapter, parameters=what, data=data, classes=list(cohort.classes), split=dict(name=split.name, kind=split.kind, sha256=split.sha256),
-                encoder=enc, environment=env, started=datetime.now(timezone.utc).isoformat(timespec='seconds'), seconds=None)
+    info = dict(run_id=run_id, chapter=chapter, parameters=what, **_facts(cohort, split, encoder), environment=env,
+                started=datetime.now(timezone.utc).isoformat(timespec='seconds'), seconds=None)
     write_json(folder/'params.json', info)
     split.save(folder/'split.json')
     return Run(folder, info)
 
 # %% ../../nbs/lib/44_training.runs.ipynb #da227904
+def _side_table(t, classes, split, side, p):
+    "The rows of one side; `t` is the cohort's table by image."
+    ids = getattr(split, side)
+    if len(ids) != len(p): raise ValueError(f'{len(p)} predictions for {len(ids)} {side} images')
+    out = t.loc[ids, ['group_id']].assign(fold=-1 if split.fold is None else split.fold, split=side, label=t.loc[ids, 'label'])
+    out[[f'p_{c}' for c in classes]] = np.asarray(p, np.float32)
+    return out.join(t.drop(columns=['group_id', 'label']))
+
+# %% ../../nbs/lib/44_training.runs.ipynb #80070a50
 def prediction_table(
     cohort:Cohort, # classes and clinical columns
     split:Split, # fold and sides
@@ -103,13 +134,7 @@ def prediction_table(
 ) -> pd.DataFrame: # image_id, group_id, fold, split, label, p_<class>..., clinical and audit columns
     "The predictions of a run as one tidy table."
     t = cohort.table.set_index('image_id').drop(columns='path')
-    def side(name, p):
-        ids = getattr(split, name)
-        if len(ids) != len(p): raise ValueError(f'{len(p)} predictions for {len(ids)} {name} images')
-        out = t.loc[ids, ['group_id']].assign(fold=-1 if split.fold is None else split.fold, split=name, label=t.loc[ids, 'label'])
-        out[[f'p_{c}' for c in cohort.classes]] = np.asarray(p, np.float32)
-        return out.join(t.drop(columns=['group_id', 'label']))
-    return pd.concat([side(k, p) for k, p in proba.items()]).reset_index()
+    return pd.concat([_side_table(t, cohort.classes, split, k, p) for k, p in proba.items()]).reset_index()
 
 # %% ../../nbs/lib/44_training.runs.ipynb #e9eaa4cd
 def score_predictions(
@@ -126,6 +151,29 @@ def score_predictions(
     return out.set_index('metric')[['estimate', 'low', 'high', 'se', 'n', 'n_groups']]
 
 # %% ../../nbs/lib/44_training.runs.ipynb #895c1ce0
+def _frame_to_json(s):
+    "Scores by metric; what could not be computed is null."
+    plain = lambda v: None if isinstance(v, float) and np.isnan(v) else v
+    return {m: {k: plain(v) for k, v in r.items()} for m, r in s.to_dict('index').items()}
+
+# %% ../../nbs/lib/44_training.runs.ipynb #51d355b9
+def _scored(predictions, side, scores):
+    t = predictions[predictions.split == side]
+    return dict(images=int(t.shape[0]), groups=int(t.group_id.nunique()), scores=_frame_to_json(scores))
+
+# %% ../../nbs/lib/44_training.runs.ipynb #a924dcfd
+@patch
+def _write(self:Run, predictions, history, model, preprocessing):
+    "All files but the scores, each one atomically."
+    from safetensors.torch import save_model
+    with atomic_path(self.folder/'predictions.parquet') as tmp: predictions.to_parquet(tmp, index=False)
+    if history is not None:
+        with atomic_path(self.folder/'history.csv') as tmp: history.to_csv(tmp)
+    if model is not None:
+        with atomic_path(self.folder/'model.safetensors') as tmp: save_model(model, str(tmp))
+    if preprocessing is not None: write_json(self.folder/'preprocessing.json', preprocessing)
+
+# %% ../../nbs/lib/44_training.runs.ipynb #c123f501
 @patch
 def finish(
     self:Run,
@@ -137,23 +185,13 @@ def finish(
     **extra, # more for `metrics.json`: floors, optima
 ) -> 'Run':
     "Write everything that the run leaves, each file atomically; remove the checkpoint."
-    from safetensors.torch import save_model
-    with atomic_path(self.folder/'predictions.parquet') as tmp: predictions.to_parquet(tmp, index=False)
-    if history is not None:
-        with atomic_path(self.folder/'history.csv') as tmp: history.to_csv(tmp)
-    if model is not None:
-        with atomic_path(self.folder/'model.safetensors') as tmp: save_model(model, str(tmp))
-    if preprocessing is not None: write_json(self.folder/'preprocessing.json', preprocessing)
+    self._write(predictions, history, model, preprocessing)
     now = datetime.now(timezone.utc)
     self.info['seconds'] = round((now - datetime.fromisoformat(self.info['started'])).total_seconds())
     write_json(self.folder/'params.json', self.info)
-    n = {k: dict(images=int((t := predictions[predictions.split == k]).shape[0]), groups=int(t.group_id.nunique())) for k in scores}
-    write_json(self.folder/'metrics.json', dict({k: dict(n[k], scores=_frame_to_json(s)) for k, s in scores.items()}, **extra))
+    write_json(self.folder/'metrics.json', dict({k: _scored(predictions, k, s) for k, s in scores.items()}, **extra))
     self.checkpoint.unlink(missing_ok=True)
     return self
-
-# %% ../../nbs/lib/44_training.runs.ipynb #1b98e26d
-def _frame_to_json(s): return {m: {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in r.items()} for m, r in s.to_dict('index').items()}
 
 # %% ../../nbs/lib/44_training.runs.ipynb #614d0023
 def read_run(
@@ -170,6 +208,14 @@ def read_run(
 @patch
 def metrics(self:Run) -> dict: return read_json(self.folder/'metrics.json')
 
+# %% ../../nbs/lib/44_training.runs.ipynb #332b391c
+def _join(run, p, cohort):
+    t = cohort.table.drop(columns='path')
+    if absent := set(p.image_id) - set(t.image_id):
+        raise DataError(f'{len(absent)} images of {run.id} are not in this copy of {cohort.name}, such as {sorted(absent)[0]}')
+    return p.merge(t, on='image_id', validate='many_to_one')
+
+# %% ../../nbs/lib/44_training.runs.ipynb #728c57f6
 @patch
 def predictions(
     self:Run,
@@ -180,16 +226,22 @@ def predictions(
     p = pd.read_parquet(self.folder/'predictions.parquet')
     if 'label' in p: return p
     home = self.info['data']['name']
-    if cohort is None: raise ValueError(f'{self.id} was published without labels; pass the cohort ({home}) to join them from your own copy')
-    of, cohorts = p.split.str.removeprefix('external:').where(p.split.str.startswith('external:'), home), {o.name: o for o in external} | {home: cohort}
+    if cohort is None:
+        raise ValueError(f'{self.id} was published without labels; pass the cohort ({home}) to join them from your own copy')
+    of = p.split.str.removeprefix('external:').where(p.split.str.startswith('external:'), home)
+    cohorts = {o.name: o for o in external} | {home: cohort}
     return pd.concat([_join(self, p[of == name], c) for name, c in cohorts.items() if (of == name).any()], ignore_index=True)
 
-def _join(run, p, cohort):
-    t = cohort.table.drop(columns='path')
-    if absent := set(p.image_id) - set(t.image_id): raise DataError(f'{len(absent)} images of {run.id} are not in this copy of {cohort.name}, such as {sorted(absent)[0]}')
-    return p.merge(t, on='image_id', validate='many_to_one')
-
 # %% ../../nbs/lib/44_training.runs.ipynb #804d6236
+def _copy_public(run, folder):
+    "Of a record, what may be given away."
+    folder.mkdir()
+    for f in ('params.json', 'metrics.json', 'history.csv'):
+        if (run.folder/f).exists(): (folder/f).write_bytes((run.folder/f).read_bytes())
+    p = pd.read_parquet(run.folder/'predictions.parquet')
+    p[['image_id', 'fold', 'split', *(c for c in p if c.startswith('p_'))]].to_parquet(folder/'predictions.parquet', index=False)
+
+# %% ../../nbs/lib/44_training.runs.ipynb #f37edfcc
 def publish_run(
     run:Run, # finished
     results_dir=None, # default: `results/` in the project
@@ -197,26 +249,26 @@ def publish_run(
     "Copy a record to `results/` without labels, groups and clinical columns, and its split to `results/splits/`."
     if not run.finished: raise ValueError(f'{run.id} is not finished')
     root = project_root()/(results_dir or 'results')
-    p = pd.read_parquet(run.folder/'predictions.parquet')
-    with atomic_path(root/run.id) as tmp:
-        tmp.mkdir()
-        for f in ('params.json', 'metrics.json', 'history.csv'):
-            if (run.folder/f).exists(): (tmp/f).write_bytes((run.folder/f).read_bytes())
-        p[['image_id', 'fold', 'split', *(c for c in p if c.startswith('p_'))]].to_parquet(tmp/'predictions.parquet', index=False)
+    with atomic_path(root/run.id) as tmp: _copy_public(run, tmp)
     splits = root/'splits'/f'{run.info["data"]["name"]}-{run.info["split"]["sha256"][:12]}.json'
     with atomic_path(splits) as tmp: tmp.write_bytes((run.folder/'split.json').read_bytes())
     return root/run.id
 
-# %% ../../nbs/lib/44_training.runs.ipynb #9c797744
+# %% ../../nbs/lib/44_training.runs.ipynb #deb30521
+def _listed(run, metrics, side):
+    m, i, p = run.metrics()[side], run.info, run.params
+    show = lambda s: f'{s["estimate"]:.3f} [{s["low"]:.3f}, {s["high"]:.3f}]'
+    return dict(run=run.id, data=i['data']['name'], model=f'{p.get("backbone") or "no image"}, {p.get("fusion")}',
+                features=p.get('features'), frozen=p.get('freeze_encoder'),
+                pretrained=bool(i['encoder'] and i['encoder']['pretrained']), n=m['images'],
+                **{k: show(m['scores'][k]) for k in metrics}, device=i['environment']['device'])
+
+# %% ../../nbs/lib/44_training.runs.ipynb #4e1a174b
 def list_runs(
     folder=None, # of records; default: `runs_root()`
     metrics=('balanced_accuracy', 'macro_f1', 'macro_auc'), # columns to show
     side:str='test', # whose scores
 ) -> pd.DataFrame: # one row per finished run
     "Finished runs and their scores, with intervals, as text."
-    def show(s): return f'{s["estimate"]:.3f} [{s["low"]:.3f}, {s["high"]:.3f}]'
-    def row(r):
-        m, i = r.metrics()[side], r.info
-        return dict(run=r.id, data=i['data']['name'], model=f'{r.params.get("backbone") or "no image"}, {r.params.get("fusion")}', features=r.params.get('features'),
-                    frozen=r.params.get('freeze_encoder'), pretrained=bool(i['encoder'] and i['encoder']['pretrained']), n=m['images'], **{k: show(m['scores'][k]) for k in metrics}, device=i['environment']['device'])
-    return pd.DataFrame([row(r) for r in (read_run(p.parent) for p in sorted(Path(folder or runs_root()).glob('*/params.json'))) if r.finished])
+    found = (read_run(p.parent) for p in sorted(Path(folder or runs_root()).glob('*/params.json')))
+    return pd.DataFrame([_listed(r, metrics, side) for r in found if r.finished])

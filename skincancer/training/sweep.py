@@ -27,7 +27,8 @@ KEYS = ('chapter', 'parameters', 'grid', 'runs')
 def _block(chapter, parameters=None, grid=None, runs=None):
     common, grid = parameters or {}, grid or {}
     for k, values in grid.items():
-        if not isinstance(values, (list, tuple, range)) or not len(values): raise ValueError(f'grid: {k} takes a list of the values to try, not {values!r}')
+        if not isinstance(values, (list, tuple, range)) or not len(values):
+            raise ValueError(f'grid: {k} takes a list of the values to try, not {values!r}')
         if k in common: raise ValueError(f'{k} stands under parameters and in the grid')
     every = [dict(zip(grid, v)) for v in product(*grid.values())] if grid else []
     return [dict(chapter=chapter, parameters=common | p) for p in every + list(runs or []) or [{}]]
@@ -68,8 +69,9 @@ def read_spec(
 
 # %% ../../nbs/lib/46_training.sweep.ipynb #5c6b18d6
 def _notebook(chapter):
+    nbs = project_root()/'nbs'
     if str(chapter).endswith('.ipynb'): path = project_root()/Path(chapter).expanduser()
-    else: path = project_root()/'nbs'/f'{check_name(str(chapter), [p.stem for p in (project_root()/"nbs").glob("*.ipynb")], "chapter")}.ipynb'
+    else: path = nbs/f'{check_name(str(chapter), [p.stem for p in nbs.glob("*.ipynb")], "chapter")}.ipynb'
     if not path.is_file(): raise FileNotFoundError(f'There is no notebook {path}; relative paths start at the project\'s root')
     return path
 
@@ -80,6 +82,14 @@ def _index(cells, what, test):
     return found[0]
 
 # %% ../../nbs/lib/46_training.sweep.ipynb #c38f75e4
+_LANDMARKS = (
+    ('tagged parameters that ends with declared = Parameters(globals())',
+     lambda c: 'parameters' in c.metadata.get('tags', []) and 'declared = ' in c.source),
+    ('that checks what was declared, by declared.check(globals(), ...) or check(declared, globals())',
+     lambda c: re.search(r'declared\.check\(|check\(declared', c.source)),
+    ("that prints f'record: {run.id}'", lambda c: 'record: ' in c.source))
+
+# %% ../../nbs/lib/46_training.sweep.ipynb #dc218c1f
 class Chapter:
     "A notebook that checks its parameters and leaves a record."
     def __init__(self,
@@ -88,16 +98,9 @@ class Chapter:
         self.path = _notebook(chapter)
         cells = [c for c in nbformat.read(self.path, as_version=4).cells if c.cell_type == 'code']
         self.name, self.sources = self.path.stem, [c.source for c in cells]
-        self.tagged = _index(cells, 'tagged parameters that ends with declared = Parameters(globals())',
-                             lambda c: 'parameters' in c.metadata.get('tags', []) and 'declared = ' in c.source)
-        self.checking = _index(cells, 'that checks what was declared, by declared.check(globals(), ...) or check(declared, globals())',
-                               lambda c: re.search(r'declared\.check\(|check\(declared', c.source))
-        _index(cells, "that prints f'record: {run.id}'", lambda c: 'record: ' in c.source)
+        self.tagged, self.checking, _ = (_index(cells, what, test) for what, test in _LANDMARKS)
 
-    @property
-    def defaults(self): return self._values({}, self.tagged)
-
-# %% ../../nbs/lib/46_training.sweep.ipynb #dc218c1f
+# %% ../../nbs/lib/46_training.sweep.ipynb #6b4b6cb8
 @patch
 def _values(self:Chapter, given, last):
     "The declared parameters after the cells up to number `last`, with `given` injected where Papermill would."
@@ -106,6 +109,9 @@ def _values(self:Chapter, given, last):
         exec(source, ns)
         if i == self.tagged: ns.update(given)
     return {k: ns[k] for k in ns['declared'].defaults}
+
+@patch(as_prop=True)
+def defaults(self:Chapter): return self._values({}, self.tagged)
 
 # %% ../../nbs/lib/46_training.sweep.ipynb #b0ec9066
 @patch
@@ -194,31 +200,39 @@ def state(
     return dict(status='planned', attempts=0) | known
 
 # %% ../../nbs/lib/46_training.sweep.ipynb #eee611d8
+def _printed_id(output):
+    "The id in the last line `record: ...` of an executed notebook."
+    texts = [o.get('text', '') for c in nbformat.read(output, as_version=4).cells for o in c.get('outputs', [])]
+    ids = re.findall(r'^record: (\S+)\s*$', ''.join(texts), re.M)
+    if not ids: raise DataError(f'{output} prints no line "record: ..."')
+    return ids[-1]
+
+# %% ../../nbs/lib/46_training.sweep.ipynb #73af51e0
 def find_record(
     job:Job, # what was asked for
     output, # the executed notebook
 ) -> tuple: # (`Run`, note on parameters that the record has otherwise)
     "The finished record that an executed chapter names in its output; a `DataError` where there is none."
-    texts = [o.get('text', '') for c in nbformat.read(output, as_version=4).cells for o in c.get('outputs', [])]
-    ids = re.findall(r'^record: (\S+)\s*$', ''.join(texts), re.M)
-    if not ids: raise DataError(f'{output} prints no line "record: ..."')
-    folder = Path(job.runs_dir)/ids[-1]
-    if not (folder/'metrics.json').exists(): raise DataError(f'{output} names the record {ids[-1]}, which is not finished in {job.runs_dir}')
+    run_id = _printed_id(output)
+    folder = Path(job.runs_dir)/run_id
+    if not (folder/'metrics.json').exists(): raise DataError(f'{output} names the record {run_id}, which is not finished in {job.runs_dir}')
     run, same = read_run(folder), lambda a, b: json.dumps(a, default=str) == json.dumps(b, default=str)
     if run.info['chapter'] != job.chapter: raise DataError(f'{output} names a record of chapter {run.info["chapter"]}')
     other = [k for k, v in job.params.items() if k in run.params and not same(v, run.params[k])]
     return run, ', '.join(f'the record has {k}={run.params[k]!r}' for k in other)
 
-# %% ../../nbs/lib/46_training.sweep.ipynb #73af51e0
+# %% ../../nbs/lib/46_training.sweep.ipynb #d91cdec0
 def _say(error):
     "The end of an error's text, as one line."
     text = f'{error.ename}: {error.evalue}' if hasattr(error, 'ename') else f'{type(error).__name__}: {error}'
-    return ' / '.join([l.strip() for l in re.sub(r'\x1b\[[\d;]*m', '', text).splitlines() if l.strip()][-4:])[-600:]
+    lines = [l.strip() for l in re.sub(r'\x1b\[[\d;]*m', '', text).splitlines() if l.strip()]
+    return ' / '.join(lines[-4:])[-600:]
 
 # %% ../../nbs/lib/46_training.sweep.ipynb #d4dce161
 def _execute(job, output):
     import papermill
-    if code_digest() != job.code: raise DataError(f'The package here is not the one that the sweep was planned with (code {job.code}); start the sweep again')
+    if code_digest() != job.code:
+        raise DataError(f'The package here is not the one that the sweep was planned with (code {job.code}); start the sweep again')
     params = job.params | ({'runs_dir': job.runs_dir} if 'runs_dir' in job.values else {})
     papermill.execute_notebook(job.notebook, str(output), params, kernel_name='python3', progress_bar=False, start_timeout=300,
                                extra_arguments=['--IPKernelApp.log_level=50'])
@@ -279,10 +293,9 @@ def local_cluster(
     from distributed import Nanny, Scheduler, SpecCluster
     workers = {i: dict(cls=Nanny, options=o) for i, o in enumerate(worker_options(**kwargs))}
     scheduler = dict(cls=Scheduler, options=dict(host='127.0.0.1', port=0, dashboard=False, dashboard_address='127.0.0.1:0'))
-    had = 'PYTHONHASHSEED' in os.environ
-    # a nanny writes what stands under pre-spawn-environ, OMP_NUM_THREADS=1 among it, into this very process
+    had, plain = 'PYTHONHASHSEED' in os.environ, dask.config.set({'distributed.nanny.pre-spawn-environ': {}})
     try:
-        with dask.config.set({'distributed.nanny.pre-spawn-environ': {}}), SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL) as cluster: yield cluster
+        with plain, SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL) as cluster: yield cluster
     finally:
         if not had: os.environ.pop('PYTHONHASHSEED', None)
 
@@ -305,6 +318,13 @@ def _scores(job, state, metrics, side):
     return dict(images=m.get('images'), groups=m.get('groups')) | scores
 
 # %% ../../nbs/lib/46_training.sweep.ipynb #bae682a5
+def _standing(job, s, metrics, side):
+    "How one run stands: its state, its scores, what went wrong."
+    known = dict(status=s['status'], attempts=s['attempts'], seconds=s.get('seconds'))
+    run = s.get('run_id') if s['status'] == 'finished' else None
+    return known | dict(run=run) | _scores(job, s, metrics, side) | dict(message=s.get('message') or '', job=job.name)
+
+# %% ../../nbs/lib/46_training.sweep.ipynb #27652967
 def sweep_table(
     jobs, # from `plan`
     out, # folder of the sweep
@@ -313,12 +333,8 @@ def sweep_table(
 ) -> pd.DataFrame: # one row per run, in the order of the plan
     "How the runs of a sweep stand and what came out, from the disk."
     chapters, names = len({j.chapter for j in jobs}) > 1, _differing(jobs)
-    def row(j):
-        s = j.state(out)
-        head = (dict(chapter=j.chapter) if chapters else {}) | {k: j.values.get(k) for k in names}
-        known = dict(status=s['status'], attempts=s['attempts'], seconds=s.get('seconds'), run=s.get('run_id') if s['status'] == 'finished' else None)
-        return head | known | _scores(j, s, metrics, side) | dict(message=s.get('message') or '', job=j.name)
-    t = pd.DataFrame([row(j) for j in jobs])
+    heads = [(dict(chapter=j.chapter) if chapters else {}) | {k: j.values.get(k) for k in names} for j in jobs]
+    t = pd.DataFrame([h | _standing(j, j.state(out), metrics, side) for h, j in zip(heads, jobs)])
     t = t.astype({c: 'Int64' for c in ('images', 'groups') if c in t})
     return t[[c for c in t if c not in ('message', 'job')] + ['message', 'job']]
 
@@ -400,13 +416,15 @@ def publish_sweep(
     results_dir=None, # default: `results/` in the project
 ) -> Path: # the published table
     "Publish each record with `publish_run` under `results/sweeps/<name>/`, and the table as `results/sweeps/<name>.csv`."
-    if not re.fullmatch(r'[\w-]+', name): raise ValueError(f'A published sweep is named with letters, digits, dashes and underscores only, not {name!r}')
+    if not re.fullmatch(r'[\w-]+', name):
+        raise ValueError(f'A published sweep is named with letters, digits, dashes and underscores only, not {name!r}')
     left = table[table.status != 'finished']
     if len(left): raise ValueError(f'{len(left)} of {len(table)} runs are not finished, such as {left.job.iloc[0]} ({left.status.iloc[0]})')
     folder = project_root()/(results_dir or 'results')/'sweeps'
     for r in table.run: publish_run(read_run(runs_root(runs_dir)/r), folder/name)
     path = folder/f'{name}.csv'
-    with atomic_path(path) as part: table.drop(columns=['status', 'attempts', 'seconds', 'message', 'job']).to_csv(part, index=False)
+    public = table.drop(columns=['status', 'attempts', 'seconds', 'message', 'job'])
+    with atomic_path(path) as part: public.to_csv(part, index=False)
     return path
 
 # %% ../../nbs/lib/46_training.sweep.ipynb #b3c26997

@@ -15,6 +15,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner, Recorder
 from fastai.torch_core import rank_distrib
+from fastcore.basics import patch
 
 from ..core import check_name, digest, read_json, runs_root, write_json
 
@@ -24,21 +25,29 @@ def _of(name, folder):
     found = re.fullmatch(rf'{re.escape(name)}_experiment_(\d+)', folder.name)
     return int(found[1]) if found else 0
 
+# %% ../../nbs/lib/42_training.tracking.ipynb #1ee1544c
+def _next_folder(root, name):
+    "Make the next free folder; if another process was faster, the one after it."
+    root.mkdir(parents=True, exist_ok=True)
+    for n in itertools.count(max((_of(name, o) for o in root.iterdir()), default=0) + 1):
+        try: (folder := root/f'{name}_experiment_{n}').mkdir()
+        except FileExistsError: continue
+        return folder
+
+# %% ../../nbs/lib/42_training.tracking.ipynb #3a870eb5
 def experiment_folder(
     root, # folder that holds all experiments
     name:str, # of the model, 'MultiModalCNNFusion'
     memo=None, # file of the run's record that remembers the folder: a run that is continued finds it again
 ) -> Path: # `root/<name>_experiment_<n>`: new and empty, or the remembered one
     "Make the next experiment folder of `name`; safe against concurrent starts."
-    if not re.fullmatch(r'\w[\w.-]*', name): raise ValueError(f'{name!r} cannot name a folder: use letters, digits, dots, hyphens and underscores')
+    if not re.fullmatch(r'\w[\w.-]*', name):
+        raise ValueError(f'{name!r} cannot name a folder: use letters, digits, dots, hyphens and underscores')
     root, memo = Path(root), memo and Path(memo)
     if memo and memo.exists() and (old := root/read_json(memo)['experiment']).is_dir(): return old
-    root.mkdir(parents=True, exist_ok=True)
-    for n in itertools.count(max((_of(name, o) for o in root.iterdir()), default=0) + 1):
-        try: (folder := root/f'{name}_experiment_{n}').mkdir()
-        except FileExistsError: continue # another process was faster
-        if memo: write_json(memo, dict(experiment=folder.name))
-        return folder
+    folder = _next_folder(root, name)
+    if memo: write_json(memo, dict(experiment=folder.name))
+    return folder
 
 # %% ../../nbs/lib/42_training.tracking.ipynb #681c3647
 def is_watched(
@@ -52,8 +61,8 @@ PARTS = ('encoder', 'encoder_no_decay', 'head', 'head_no_decay') # as `models.fu
 
 # %% ../../nbs/lib/42_training.tracking.ipynb #85fc7ff4
 class EpochValues(Callback):
-    "After each trained epoch: validation accuracy of each class (on the images this process validates) and the learning rate of each parameter group."
-    order, run_train = Recorder.order + 2, False # after the tracker, which comes after fastai's Recorder
+    "After each trained epoch: validation accuracy of each class (on the images this process validates), learning rate of each group."
+    order, run_train = Recorder.order + 2, False
     def __init__(self,
         classes, # names, in the order of the model's outputs
         write, # called with {name: value}
@@ -61,29 +70,43 @@ class EpochValues(Callback):
     ):
         self.names, self.write, self.group_names, self.trained = list(classes), write, list(groups), False
 
-    def before_fit(self): self.run, self.trained = is_watched(self.learn), False
-    def before_train(self): self.trained = True
-    def before_validate(self): self.seen, self.right = torch.zeros(2, len(self.names), dtype=torch.long)
+# %% ../../nbs/lib/42_training.tracking.ipynb #484c7dea
+@patch
+def before_fit(self:EpochValues): self.run, self.trained = is_watched(self.learn), False
 
-    def after_pred(self):
-        pred, y = self.pred.argmax(1).cpu(), self.y.cpu()
-        if self.pred.shape[1] != len(self.names): raise ValueError(f'The model has {self.pred.shape[1]} outputs, but {len(self.names)} classes are named')
-        self.seen += torch.bincount(y, minlength=len(self.names))
-        self.right += torch.bincount(y[pred == y], minlength=len(self.names))
+@patch
+def before_train(self:EpochValues): self.trained = True
 
-    def after_epoch(self):
-        if self.trained: self.write(self.values())
-        self.trained = False
+@patch
+def before_validate(self:EpochValues): self.seen, self.right = torch.zeros(2, len(self.names), dtype=torch.long)
 
-    def values(self) -> dict: # name -> value; a class without validation images is left out
-        "What is written after an epoch."
-        rates = [h['lr'] for h in self.opt.hypers]
-        names = self.group_names if len(self.group_names) == len(rates) else range(len(rates))
-        return {f'valid_accuracy/{c}': float(r/n) for c, r, n in zip(self.names, self.right, self.seen) if n} | {f'learning_rate/{g}': float(r) for g, r in zip(names, rates)}
+# %% ../../nbs/lib/42_training.tracking.ipynb #2d9c9f74
+@patch
+def after_pred(self:EpochValues):
+    pred, y = self.pred.argmax(1).cpu(), self.y.cpu()
+    if self.pred.shape[1] != len(self.names):
+        raise ValueError(f'The model has {self.pred.shape[1]} outputs, but {len(self.names)} classes are named')
+    self.seen += torch.bincount(y, minlength=len(self.names))
+    self.right += torch.bincount(y[pred == y], minlength=len(self.names))
+
+# %% ../../nbs/lib/42_training.tracking.ipynb #6ab9d782
+@patch
+def values(self:EpochValues) -> dict: # name -> value; a class without validation images is left out
+    "What is written after an epoch."
+    rates = [h['lr'] for h in self.opt.hypers]
+    names = self.group_names if len(self.group_names) == len(rates) else range(len(rates))
+    accuracy = {f'valid_accuracy/{c}': float(r/n) for c, r, n in zip(self.names, self.right, self.seen) if n}
+    return accuracy | {f'learning_rate/{g}': float(r) for g, r in zip(names, rates)}
+
+# %% ../../nbs/lib/42_training.tracking.ipynb #d4f4ac23
+@patch
+def after_epoch(self:EpochValues):
+    if self.trained: self.write(self.values())
+    self.trained = False
 
 # %% ../../nbs/lib/42_training.tracking.ipynb #f6f86f63
 class Continued:
-    "Goes before one of fastai's trackers: silent in epochs that are not trained, with steps that count from the beginning of the whole run."
+    "Goes before one of fastai's trackers: silent in epochs that are not trained; steps count from the beginning of the whole run."
     trained = False
     @property
     def first(self): return self.learn.skip_to_epoch._skip_to if hasattr(self.learn, 'skip_to_epoch') else 0
@@ -100,9 +123,15 @@ class Continued:
 # %% ../../nbs/lib/42_training.tracking.ipynb #8e1e9da1
 def _need(package):
     try: return importlib.import_module(package)
-    except ImportError as e: raise ImportError(f"The tracker {package!r} needs a package that is not installed: pip install 'skincancer[tracking]'") from e
+    except ImportError as e:
+        raise ImportError(f"The tracker {package!r} needs a package that is not installed: pip install 'skincancer[tracking]'") from e
 
 # %% ../../nbs/lib/42_training.tracking.ipynb #3ec8374e
+def _as_text(params):
+    "JSON, indented by four, which Markdown shows as it is."
+    return '\n'.join(f'    {l}' for l in json.dumps(params, indent=1, default=str).splitlines())
+
+# %% ../../nbs/lib/42_training.tracking.ipynb #f5f617c0
 def tensorboard_callback(
     folder, # of this experiment
     params:dict, # shown under TEXT
@@ -114,23 +143,31 @@ def tensorboard_callback(
     class TensorBoard(Continued, TensorBoardCallback):
         def _setup_writer(self):
             self.writer = SummaryWriter(str(self.log_dir), purge_step=self.train_iter + 1 if self.first else None)
-            if not self.first: self.writer.add_text('parameters', '\n'.join(f'    {l}' for l in json.dumps(params, indent=1, default=str).splitlines()))
+            if not self.first: self.writer.add_text('parameters', _as_text(params))
         def write(self, values):
             for k, v in values.items(): self.writer.add_scalar(k, v, self.train_iter)
             self.writer.flush()
     return TensorBoard(folder, trace_model=False, log_preds=False)
 
 # %% ../../nbs/lib/42_training.tracking.ipynb #e2b902d7
+_QUIET = dict(silent=True, console='off', disable_git=True, save_code=False,
+              x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True)
+
+def _wandb_places(folder):
+    "The environment in which W&B writes into `folder` alone."
+    places = {f'WANDB_{k}_DIR': str(folder/'wandb'/'home') for k in ('CACHE', 'CONFIG', 'DATA', 'ARTIFACT')}
+    return dict(places, WANDB_MODE='offline', WANDB_ERROR_REPORTING='false')
+
+# %% ../../nbs/lib/42_training.tracking.ipynb #28810c24
 def _start_wandb(folder, params):
     "An offline run whose every file lies in `folder`; the id is the same when the run is continued."
-    places = {f'WANDB_{k}_DIR': str(folder/'wandb'/'home') for k in ('CACHE', 'CONFIG', 'DATA', 'ARTIFACT')}
-    with mock.patch.dict(os.environ, dict(places, WANDB_MODE='offline', WANDB_ERROR_REPORTING='false')):
+    with mock.patch.dict(os.environ, _wandb_places(folder)):
         wandb = _need('wandb')
-        quiet = wandb.Settings(silent=True, console='off', disable_git=True, save_code=False, x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True)
-        return wandb.init(project='skincancer', name=folder.name, id=digest(folder.name, folder.stat().st_ino), dir=str(folder), mode='offline',
-                          config=json.loads(json.dumps(params, default=str)), reinit='finish_previous', settings=quiet)
+        config, quiet = json.loads(json.dumps(params, default=str)), wandb.Settings(**_QUIET)
+        return wandb.init(project='skincancer', name=folder.name, id=digest(folder.name, folder.stat().st_ino), dir=str(folder),
+                          mode='offline', config=config, reinit='finish_previous', settings=quiet)
 
-# %% ../../nbs/lib/42_training.tracking.ipynb #e4759763
+# %% ../../nbs/lib/42_training.tracking.ipynb #444803c2
 def wandb_callback(
     folder, # of this experiment
     params:dict, # the run's configuration
@@ -143,7 +180,7 @@ def wandb_callback(
             self.run = is_watched(self.learn)
             if not self.run: return
             self.wandb_run = _start_wandb(Path(folder), params)
-            with torch.random.fork_rng(devices=[]): super().before_fit() # it looks at a batch, which draws random numbers
+            with torch.random.fork_rng(devices=[]): super().before_fit()
             self._wandb_step, self._wandb_epoch = self.train_iter, self.first
         def write(self, values): self.wandb_run.log(values, step=self._wandb_step)
         def after_fit(self):
@@ -155,6 +192,7 @@ def wandb_callback(
 # %% ../../nbs/lib/42_training.tracking.ipynb #b25cd85e
 TRACKERS = dict(tensorboard=tensorboard_callback, wandb=wandb_callback)
 
+# %% ../../nbs/lib/42_training.tracking.ipynb #58bd2b4e
 def tracker(
     kind:str|None, # 'tensorboard', 'wandb' or None
     name:str, # of the model: the experiment's folder is called after it
