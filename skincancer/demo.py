@@ -600,8 +600,8 @@ def build_page(
 _PATHS = re.compile(r'/|/(assets|static)/[\w./-]+|/theme\.css|/favicon\.ico|/manifest\.json|/config|/gradio_api/'
                     r'(info|startup-events|app_id|reset|cancel|heartbeat/\w[\w-]*|queue/(join|data|status)|call/predict(/\w+)?)/?')
 _POLICY = ("default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-           "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; form-action 'none'; "
-           "frame-ancestors 'none'")
+           "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; "
+           "form-action 'none'; frame-ancestors 'none'")
 _HEADERS = {'content-security-policy': _POLICY, 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer',
             'cache-control': 'no-store'}
 LOOPBACK = ('localhost', '127.0.0.1', '[::1]')

@@ -183,7 +183,8 @@ def section_of(
 
 # %% ../../nbs/lib/80_education.corpus.ipynb #70a1e9c9
 _NAMES = dict(melanoma='melanoma', nevus=r'\bn(a?)ev(us|i)\b|\bmoles?\b', basal_cell_carcinoma='basal[ -]cell',
-    squamous_cell_carcinoma='squamous[ -]cell|bowen', actinic_keratosis='(actinic|solar) keratos', seborrheic_keratosis='seborrh?o?eic keratos',
+    squamous_cell_carcinoma='squamous[ -]cell|bowen', actinic_keratosis='(actinic|solar) keratos',
+    seborrheic_keratosis='seborrh?o?eic keratos',
     benign_keratosis='benign keratos|solar lenti|lichen[ -]planus[ -]like',
     dermatofibroma='dermatofibroma|fibrous histiocytoma',
     vascular_lesion='angioma|pyogenic granuloma|birthmark|port-wine|vascular (lesion|malformation)')
