@@ -144,6 +144,7 @@ def same_images(a:Run, b:Run) -> bool:
 # %% ../../nbs/lib/52_report.ablation.ipynb #2647b889
 def _on_its_images(run, base): return None if run and base and not same_images(run, base) else run
 
+# %% ../../nbs/lib/52_report.ablation.ipynb #980774c6
 def match_runs(
     spec:dict, # the declaration
     runs:list, # from `finished_runs`
@@ -179,6 +180,7 @@ def images(
     p = t[[f'p_{c}' for c in self.cohort.classes]].to_numpy(float)
     return self.cohort.codes(t.label), p/p.sum(1, keepdims=True), t.group_id.to_numpy()
 
+# %% ../../nbs/lib/52_report.ablation.ipynb #a0434622
 @patch
 def _score(self:Replicates, run):
     y, p, groups = self.images(run)
@@ -284,6 +286,7 @@ def _level(self:Ablation, change):
     run, keep = self.run(change), ['estimate', 'low', 'high']
     return self.scores.level(run)[keep] if run else pd.DataFrame(np.nan, self.scores.metrics, keep)
 
+# %% ../../nbs/lib/52_report.ablation.ipynb #cd9bfac0
 @patch
 def _difference(self:Ablation, change, base):
     run, other = self.run(change), None if base is None else self.run(base)
@@ -333,6 +336,7 @@ def _metric_columns(s):
     text = {name: _spans(s, _LEVEL), f'difference of {name}': _spans(s, _DIFFERENCE, '+'), f'p (Holm), {name}': s.p_holm.map(_p).to_numpy()}
     return pd.DataFrame(text, index=index)
 
+# %% ../../nbs/lib/52_report.ablation.ipynb #3ebcbadf
 def show_table(
     table:pd.DataFrame, # from `Ablation.table`
 ) -> pd.DataFrame: # one row per run and baseline, as text
@@ -370,6 +374,7 @@ BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '.45'
 def _plain(ax, alpha=.25):
     ax.grid(axis='x', alpha=alpha); ax.spines[['top', 'right', 'left']].set_visible(False); ax.tick_params(axis='y', length=0)
 
+# %% ../../nbs/lib/52_report.ablation.ipynb #f4544d4f
 def _difference_mark(ax, y, r):
     colour = BLUE if r.difference >= 0 else ORANGE
     ax.plot([r.d_low, r.d_high], [y, y], color=colour, lw=1.6, solid_capstyle='round')
@@ -393,6 +398,7 @@ def _forest_axes(names, n):
     axes[0].set_yticks(range(len(names)), names); axes[0].set_ylim(len(names) - .5, -.5)
     return axes
 
+# %% ../../nbs/lib/52_report.ablation.ipynb #37328067
 def plot_forest(
     table:pd.DataFrame, # from `Ablation.table`
 ): # the axes, or None if there is nothing to draw
@@ -728,6 +734,7 @@ def _leak_panel(ax, t, rows, chance):
     for i in range(len(rows) - 1): ax.axhline(i + .5, color='.93', lw=.8, zorder=0)
     ax.set_xlim(chance - .03, ax.get_xlim()[1] + .05); _plain(ax, .2)
 
+# %% ../../nbs/lib/52_report.ablation.ipynb #3168562b
 def _leak_words(ax, rows, record, chance):
     "Names of rows, colours and lines."
     ax.set_yticks(range(len(rows)), rows); ax.set_ylim(len(rows) - .5, -.5)
@@ -735,13 +742,14 @@ def _leak_words(ax, rows, record, chance):
     ax.figure.legend(loc='outside upper right', ncols=2, frameon=False, fontsize=9)
     ax.text(chance, len(rows) - .55, ' chance', color=GREY, fontsize=7, va='bottom')
 
-# %% ../../nbs/lib/52_report.ablation.ipynb #3168562b
+# %% ../../nbs/lib/52_report.ablation.ipynb #3aa9efa6
 def _leak_axes(rows, models, metric):
     size = (10, .58*len(rows) + 1.3)
     axes = plt.subplots(1, len(models), figsize=size, sharex=True, sharey=True, layout='constrained', squeeze=False)[1][0]
     for ax, m in zip(axes, models): ax.set_title(m, fontsize=10, loc='left'); ax.set_xlabel(metric_name(metric))
     return axes
 
+# %% ../../nbs/lib/52_report.ablation.ipynb #8c891460
 def plot_leak_table(
     record:dict, # from `read_leak_table`
     metric:str='balanced_accuracy', # one of its metrics

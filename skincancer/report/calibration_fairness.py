@@ -307,8 +307,7 @@ def calibration_change(
     "What calibration changes, with paired cluster intervals."
     slow = cluster_bootstrap(y, p, groups, _SLOW, min(n_boot, 500), p2=q)
     t = pd.concat([cal.calibration_intervals(y, p, groups, p2=q, n_boot=n_boot), slow])
-    t = t.assign(of=t['of'].map(_OF))
-    return t[['metric', 'of', 'estimate', 'low', 'high', 'p_value', 'n', 'n_groups']].reset_index(drop=True)
+    return t.assign(of=t['of'].map(_OF))[['metric', 'of', 'estimate', 'low', 'high', 'p_value', 'n', 'n_groups']].reset_index(drop=True)
 
 # %% ../../nbs/lib/53_report.calibration_fairness.ipynb #a19b5dbc
 def show_change(
@@ -748,6 +747,11 @@ def _half(ax, score, colour, sign, label):
 
 def _plain_axis(axis, text): axis.set_major_formatter(lambda v, _: text.format(abs(v)))
 
+def _pair_axes(ax, pair):
+    ax.set(xlabel=f'share of {pair[0]} in the probability of both', ylabel='share of the class', xlim=(0, 1))
+    _plain_axis(ax.yaxis, '{:g}'); ax.legend(frameon=False, fontsize=8, loc='best')
+    return ax
+
 # %% ../../nbs/lib/53_report.calibration_fairness.ipynb #8b479fe5
 def plot_pair(
     y, # 1 for the first of the pair (n,)
@@ -761,9 +765,7 @@ def plot_pair(
     for c, colour, sign in ((1, BEFORE, 1), (0, AFTER, -1)): _half(ax, score[y == c], colour, sign, pair[1 - c])
     ax.axhline(0, color='.3', lw=.8)
     if threshold is not None and np.isfinite(threshold): ax.axvline(threshold, ls='--', lw=1, color='.3', label='validation threshold')
-    ax.set(xlabel=f'share of {pair[0]} in the probability of both', ylabel='share of the class', xlim=(0, 1))
-    _plain_axis(ax.yaxis, '{:g}'); ax.legend(frameon=False, fontsize=8, loc='best')
-    return ax
+    return _pair_axes(ax, pair)
 
 # %% ../../nbs/lib/53_report.calibration_fairness.ipynb #c096bde0
 def _numbers(table, columns):
@@ -788,6 +790,13 @@ def _difference(v, a, b, w):
 # %% ../../nbs/lib/53_report.calibration_fairness.ipynb #74282f78
 _CONFUSED = ['column', 'confused', 'recognised', 'estimate', 'low', 'high', 'n_confused', 'n_recognised', 'p']
 
+def _compared(table, confused, columns, w, least):
+    groups = table.group_id.to_numpy()
+    for name, v in _numbers(table, columns):
+        a, b = ~np.isnan(v) & confused, ~np.isnan(v) & ~confused
+        if not _too_few(v, a, b, groups, least): yield dict(column=name, **_difference(v, a, b, w))
+
+# %% ../../nbs/lib/53_report.calibration_fairness.ipynb #bc1020f2
 def confused_table(
     table:pd.DataFrame, # images of one true class, with clinical columns
     confused, # was it taken for the other class? (n,), bool
@@ -796,12 +805,8 @@ def confused_table(
     least:int=LEAST, # images that must have a value
 ) -> pd.DataFrame: # means of both, difference: estimate, low, high, n_confused, n_recognised, p, p_holm; clearest first
     "How the confused differ from the recognised, column by column, with cluster intervals."
-    groups, rows = table.group_id.to_numpy(), []
-    w = bootstrap_weights(groups, n_boot)
-    for name, v in _numbers(table, columns):
-        a, b = ~np.isnan(v) & confused, ~np.isnan(v) & ~confused
-        if not _too_few(v, a, b, groups, least): rows.append(dict(column=name, **_difference(v, a, b, w)))
-    t = pd.DataFrame(rows, columns=_CONFUSED).sort_values('p', kind='stable', ignore_index=True)
+    rows = _compared(table, confused, columns, bootstrap_weights(table.group_id.to_numpy(), n_boot), least)
+    t = pd.DataFrame(list(rows), columns=_CONFUSED).sort_values('p', kind='stable', ignore_index=True)
     return t.assign(p_holm=holm(dict(zip(t.column, t.p))).p_holm.to_numpy() if len(t) else [])
 
 # %% ../../nbs/lib/53_report.calibration_fairness.ipynb #29f919d8
@@ -909,8 +914,8 @@ def auc_change(
     "Two AUCs and their difference with its interval; says so where the smaller side is not estimable."
     if (n := _basis(y, groups)) < LEAST: return print(f'not estimable: {n} {group}s on the smaller side')
     d = delong_test(y, a, b, groups)
-    difference = f'{d.difference:.3f} [{d.low:.3f}, {d.high:.3f}]'
-    return pd.DataFrame([dict(image=d.auc_a, both=d.auc_b, difference=difference, p=d.p, n=d.n, n_groups=d.n_groups)]).round(3)
+    change = dict(difference=_interval(False, d.difference, d.low, d.high, 3), p=d.p)
+    return pd.DataFrame([dict(image=d.auc_a, both=d.auc_b, **change, n=d.n, n_groups=d.n_groups)]).round(3)
 
 # %% ../../nbs/lib/53_report.calibration_fairness.ipynb #8ad11083
 EXTERNAL = ('siim_isic_2020', 'isic2018_test')
