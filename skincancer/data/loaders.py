@@ -85,7 +85,7 @@ class Augment:
         saturation:float=0., # factor within 1-saturation .. 1+saturation
         hue:float=0., # turn of the colour circle within plus and minus this part of it
         blur:float=0., # share of images blurred, by a Gaussian of .1 to 2 pixels
-        erase:float=0., # share of images in which a rectangle of 2 to 33 % of the area is replaced by the mean colour (Zhong 2020)
+        erase:float=0., # share of images in which a rectangle of 2 to 33 % of the area is replaced by the mean colour (after Zhong 2020)
     ):
         self.degrees, self.zoom, self.shift, self.crop, self.flip = degrees, zoom, shift, crop, flip
         self.light, self.saturation, self.hue, self.blur, self.erase = light, saturation, hue, blur, erase
