@@ -54,8 +54,10 @@ FEATURE_SETS = dict(
 
 # %% ../../nbs/lib/06_data.metadata.ipynb #94d36971
 def _own_sets(spec): # of a cohort of one's own: numbers are declared by their range, categories by their words
-    kinds = lambda names: dict(numeric=[c for c in names if _is_range(spec.clinical[c])], categorical=[c for c in names if not _is_range(spec.clinical[c])])
-    return dict(leak_free=kinds(spec.leak_free), all=kinds(spec.clinical), demographics=kinds([c for c in ('age', 'sex') if c in spec.clinical]), none=_set())
+    of = lambda names, numeric: [c for c in names if _is_range(spec.clinical[c]) == numeric]
+    kinds = lambda names: dict(numeric=of(names, True), categorical=of(names, False))
+    demographics = [c for c in ('age', 'sex') if c in spec.clinical]
+    return dict(leak_free=kinds(spec.leak_free), all=kinds(spec.clinical), demographics=kinds(demographics), none=_set())
 
 def _is_range(allowed): return allowed is not None and len(allowed) == 2 and all(isinstance(v, (int, float)) for v in allowed)
 
@@ -65,7 +67,9 @@ def feature_set(
     sets:dict|None=None, # a cohort's own sets, name -> dict(numeric=[...], categorical=[...])
 ) -> dict: # dict(numeric=[...], categorical=[...])
     "The columns of a named feature set."
-    if sets is None: sets = _own_sets(own) if (own := COHORTS.get(cohort_name)) and cohort_name not in FEATURE_SETS else FEATURE_SETS[check_name(cohort_name, FEATURE_SETS, 'cohort')]
+    own = COHORTS.get(cohort_name)
+    if sets is None and own and cohort_name not in FEATURE_SETS: sets = _own_sets(own)
+    if sets is None: sets = FEATURE_SETS[check_name(cohort_name, FEATURE_SETS, 'cohort')]
     return {k: list(v) for k, v in sets[check_name(set_name, sets, 'feature set')].items()}
 
 # %% ../../nbs/lib/06_data.metadata.ipynb #2e2a931a

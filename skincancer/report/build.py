@@ -54,7 +54,8 @@ def read_report(
     known, out = {p.stem for p in (project_root()/'nbs').glob('*.ipynb')}, []
     for o in spec['chapters']:
         check_name(o['chapter'], known, 'chapter'); check_name(o.get('dataset', 'simulated'), ['', *COHORTS], 'data set')
-        out.append(Entry(**o, reads=tuple(r.format(dataset=o.get('dataset', 'simulated')) for r in (spec.get('reads') or {}).get(o['chapter'], ()))))
+        reads = (spec.get('reads') or {}).get(o['chapter'], ())
+        out.append(Entry(**o, reads=tuple(r.format(dataset=o.get('dataset', 'simulated')) for r in reads)))
     if len({e.id for e in out}) < len(out): raise ValueError('report.yml names the same chapter and data set twice')
     return out
 
@@ -84,7 +85,9 @@ def module_files(
     return sorted(seen.values())
 
 # %% ../../nbs/lib/59_report.build.ipynb #058e7f8d
-def _code(nb): return '\n'.join(l for c in nb.cells if c.cell_type == 'code' for l in c.source.splitlines() if not l.lstrip().startswith(('%', '!')))
+def _code(nb):
+    lines = [l for c in nb.cells if c.cell_type == 'code' for l in c.source.splitlines()]
+    return '\n'.join(l for l in lines if not l.lstrip().startswith(('%', '!')))
 
 def state(
     entry:Entry,
@@ -92,8 +95,10 @@ def state(
     "What an entry's result depends on, now."
     nb, root = nbformat.read(entry.source, 4), project_root()
     reads = sorted(f for r in entry.reads for f in root.glob(r) if f.is_file())
-    return dict(source=digest([(c.cell_type, c.source) for c in nb.cells]), parameters=digest(entry.dataset, entry.parameters, entry.publish),
-                records=digest([(str(f.relative_to(root)), file_sha256(f)) for f in reads]), code=digest([(f.name, file_sha256(f)) for f in module_files(_code(nb))]))
+    return dict(source=digest([(c.cell_type, c.source) for c in nb.cells]),
+                parameters=digest(entry.dataset, entry.parameters, entry.publish),
+                records=digest([(str(f.relative_to(root)), file_sha256(f)) for f in reads]),
+                code=digest([(f.name, file_sha256(f)) for f in module_files(_code(nb))]))
 
 # %% ../../nbs/lib/59_report.build.ipynb #a0a613b1
 def lock_path(): return project_root()/'report'/'report.lock.json'
@@ -118,7 +123,8 @@ def mark_cell(
 ) -> str:
     "Labels with the data set's name, captions that begin with its title unless they name a data set themselves."
     named = lambda caption: not entry.data or any(c.title in caption for c in COHORTS.values())
-    return _CAPTION.sub(lambda m: m[0] if named(m[2]) else f'{m[1]}{entry.data}. {m[2]}', _LABEL.sub(lambda m: f'{m[1]}{entry.suffix}', source))
+    labelled = _LABEL.sub(lambda m: f'{m[1]}{entry.suffix}', source)
+    return _CAPTION.sub(lambda m: m[0] if named(m[2]) else f'{m[1]}{entry.data}. {m[2]}', labelled)
 
 # %% ../../nbs/lib/59_report.build.ipynb #ef85402a
 def mark_text(
@@ -221,7 +227,8 @@ def execute(
     for n in ('papermill', 'traitlets'): logging.getLogger(n).setLevel(logging.ERROR)
     parameters = (dict(dataset=entry.dataset) if entry.dataset else {}) | entry.parameters
     with tempfile.TemporaryDirectory() as d:
-        return execute_notebook(str(entry.source), f'{d}/out.ipynb', parameters, kernel_name='python3', progress_bar=False, cwd=str(project_root()/'nbs'))
+        return execute_notebook(str(entry.source), f'{d}/out.ipynb', parameters, kernel_name='python3', progress_bar=False,
+                                cwd=str(project_root()/'nbs'))
 
 # %% ../../nbs/lib/59_report.build.ipynb #289d3c49
 def run_entry(

@@ -59,7 +59,9 @@ class Folds:
 
 # %% ../../nbs/lib/56_report.folds.ipynb #570a3ecb
 @patch
-def __repr__(self:Folds): return f'{len(self.models)} models on {len(self.table):,} images of {self.table.group_id.nunique():,} {self.cohort.spec.group}s'
+def __repr__(self:Folds):
+    groups = f'{self.table.group_id.nunique():,} {self.cohort.spec.group}s'
+    return f'{len(self.models)} models on {len(self.table):,} images of {groups}'
 
 @patch(as_prop=True)
 def models(self:Folds): return list(dict.fromkeys(m for m, _ in self.pooled))
@@ -184,7 +186,8 @@ def show_folds(
     for metric, t in table.groupby('metric', sort=False):
         t, name = t.set_index('model'), names.get(metric, metric)
         out[name] = [show_span(*v) for v in t[['estimate', 'low', 'high']].to_numpy()]
-        out[f'minus {reference}' if len(out) < 2 else f'{name} minus {reference}'] = [show_span(*v, '+') for v in t[['difference', 'd_low', 'd_high']].to_numpy()]
+        column = f'minus {reference}' if len(out) < 2 else f'{name} minus {reference}'
+        out[column] = [show_span(*v, '+') for v in t[['difference', 'd_low', 'd_high']].to_numpy()]
         out[f'p ({name}, Holm)'] = ['' if pd.isna(p) else '< .001' if p < .001 else f'{p:.3f}' for p in t.p_holm]
     return pd.DataFrame(dict(seeds=t.seeds, **out), t.index)
 
@@ -236,7 +239,8 @@ FUSED = ('late', 'film', 'cross_attention', 'metablock', 'metanet', 'gated')
 def add_ensembles(folds:Folds):
     "Probability means over the seeds of late fusion, and over one model of each fusion."
     if len(seeds := folds.seeds('late')) > 1: folds.add_ensemble(f'late, mean of {len(seeds)} seeds', [('late', s) for s in seeds])
-    if len(members := [(m, folds.seeds(m)[0]) for m in FUSED if m in folds.models]) > 2: folds.add_ensemble(f'mean of {len(members)} fusions', members)
+    members = [(m, folds.seeds(m)[0]) for m in FUSED if m in folds.models]
+    if len(members) > 2: folds.add_ensemble(f'mean of {len(members)} fusions', members)
     return folds
 
 # %% ../../nbs/lib/56_report.folds.ipynb #a720dbcb

@@ -133,7 +133,8 @@ def difference_variables(
     out = {}
     for c in sweep_changes(spec, chapter_defaults(spec['chapter'])):
         for b in map(change_key, baselines(c)):
-            out.setdefault(change_key(c), {})[f'against_{b}'] = {m: found.get((change_key(c), b, m), ABSENT) for m in ('balanced_accuracy', 'macro_auc')}
+            texts = {m: found.get((change_key(c), b, m), ABSENT) for m in ('balanced_accuracy', 'macro_auc')}
+            out.setdefault(change_key(c), {})[f'against_{b}'] = texts
     return out
 
 # %% ../../nbs/lib/58_report.numbers.ipynb #de8dbdc3
@@ -150,7 +151,8 @@ def fold_variables(
         o = out.setdefault(_key(r.model), dict(seeds=str(r.seeds), minus_image={}, minus_metadata={}))
         o[r.metric] = show_span(r.estimate, r.low, r.high)
         o['folds'] = f'{r.fold_low:.3f} to {r.fold_high:.3f}'
-        if pd.notna(r.p_holm): o[f'minus_{r.reference}'][r.metric] = f'{show_span(r.difference, r.d_low, r.d_high, "+")}, {show_p(r.p_holm)}'
+        if pd.isna(r.p_holm): continue
+        o[f'minus_{r.reference}'][r.metric] = f'{show_span(r.difference, r.d_low, r.d_high, "+")}, {show_p(r.p_holm)}'
     return out
 
 # %% ../../nbs/lib/58_report.numbers.ipynb #9b798b6b
@@ -175,7 +177,8 @@ def recipe_variables(
     for fusion, g in t.groupby('fusion'):
         folds = g.groupby('recipe', sort=False).balanced_accuracy
         means = folds.mean()
-        out[fusion] = dict(kept=f'{means.iloc[0]:.3f}', best=f'{means.max():.3f}', best_recipe=means.idxmax(), spread=f'{folds.std().mean():.3f}')
+        scores = dict(kept=means.iloc[0], best=means.max(), spread=folds.std().mean())
+        out[fusion] = {k: f'{v:.3f}' for k, v in scores.items()} | dict(best_recipe=means.idxmax())
     return out
 
 # %% ../../nbs/lib/58_report.numbers.ipynb #f93c7bfb
@@ -192,7 +195,8 @@ def leak_variables(
     d, out = read_json(file), {}
     for c in d['cells']: _nest(out, (c['model'], c['features'], c['split']), {c['metric']: interval(c)})
     for c in d['differences']:
-        if c['what'] == 'split': _nest(out, (c['model'], c['features'], 'price'), {c['metric']: show_span(c['estimate'], c['low'], c['high'], '+')})
+        if c['what'] != 'split': continue
+        _nest(out, (c['model'], c['features'], 'price'), {c['metric']: show_span(c['estimate'], c['low'], c['high'], '+')})
     return out | dict(images=f'{d["n"]:,}', groups=f'{d["n_groups"]:,}', folds=str(d['folds']), seeds=str(len(d['seeds'])))
 
 # %% ../../nbs/lib/58_report.numbers.ipynb #4a26fad5
@@ -206,11 +210,13 @@ def record_variables(
     results:Path, # folder
 ) -> dict: # image, late, floor, split, test_groups, optimum
     "Numbers of the two main records."
-    runs = {r.params['fusion']: r for r in (read_run(p.parent) for p in sorted(results.glob('*/params.json'))) if r.info['data']['name'] == dataset}
+    every = [read_run(p.parent) for p in sorted(results.glob('*/params.json'))]
+    runs = {r.params['fusion']: r for r in every if r.info['data']['name'] == dataset}
     scores = lambda k: _scores(runs[k].metrics()['test']['scores'] if k in runs else None)
     out = {k: scores(k) | dict(record=runs[k].id if k in runs else ABSENT) for k in ('image', 'late')}
     late = runs['late'].metrics() if 'late' in runs else {}
-    out |= dict(floor=_scores(late.get('metadata_floor')), test_groups=f'{late["test"]["groups"]:,}' if late else ABSENT, split=_sides(runs['late'], results) if late else {})
+    out |= dict(floor=_scores(late.get('metadata_floor')), split=_sides(runs['late'], results) if late else {})
+    out |= dict(test_groups=f'{late["test"]["groups"]:,}' if late else ABSENT)
     return out | (dict(optimum={k: f'{v:.3f}' for k, v in late['optimum'].items()}) if late.get('optimum') else {})
 
 # %% ../../nbs/lib/58_report.numbers.ipynb #7dec3915
@@ -225,7 +231,8 @@ def data_variables(
     out |= dict(folds=fold_variables(dataset, results), trained_folds=fold_variables(dataset, results, 'folds_trained'))
     out |= {k: f(dataset, results) for k, f in dict(peers=peer_variables, recipes=recipe_variables, leak=leak_variables).items()}
     if not (project_root()/f'nbs/sweeps/trained_{dataset}.yml').exists(): return out
-    return out | dict(trained=sweep_variables(f'trained_{dataset}', results) | dict(difference=difference_variables(dataset, results, 'trained')))
+    trained = sweep_variables(f'trained_{dataset}', results)
+    return out | dict(trained=trained | dict(difference=difference_variables(dataset, results, 'trained')))
 
 # %% ../../nbs/lib/58_report.numbers.ipynb #6f0d63b8
 def variables(
@@ -263,8 +270,9 @@ def write_generated(
 # %% ../../nbs/lib/58_report.numbers.ipynb #49e97f83
 def labelled_tables() -> dict: # file in `results/` -> (published sweep, data set, function that computes it)
     "The tables that need the labels, of every sweep that was published."
-    every = {differences_file(d, s).removesuffix('.csv'): (f'{s}_{d}', d, partial(write_differences, study=s)) for s in ('ablation', 'trained') for d in COHORTS}
-    every |= {f'{s.replace("_", "-")}-{d}': (f'{s}_{d}', d, partial(write_folds, study=s)) for s in ('folds', 'folds_trained') for d in COHORTS}
+    pairs = lambda *studies: [(s, d) for s in studies for d in COHORTS]
+    every = {Path(differences_file(d, s)).stem: (f'{s}_{d}', d, partial(write_differences, study=s)) for s, d in pairs('ablation', 'trained')}
+    every |= {f'{s.replace("_", "-")}-{d}': (f'{s}_{d}', d, partial(write_folds, study=s)) for s, d in pairs('folds', 'folds_trained')}
     return {name: o for name, o in every.items() if (project_root()/'results'/'sweeps'/f'{o[0]}.csv').exists()}
 
 

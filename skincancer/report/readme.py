@@ -30,7 +30,8 @@ def encoder_of(
     "The image encoder of a record, in words."
     p = run.params
     if not p['backbone'] or p['fusion'] == 'metadata': return ''
-    return p['backbone'] + (', frozen' if p['freeze_encoder'] else ', fine-tuned') + ('' if run.info['encoder']['pretrained'] else ', from scratch')
+    how = 'frozen' if p['freeze_encoder'] else 'fine-tuned'
+    return ', '.join([p['backbone'], how] + ([] if run.info['encoder']['pretrained'] else ['from scratch']))
 
 def result_row(
     run, # a `Run` from `results/`
@@ -38,10 +39,11 @@ def result_row(
     "One published record as a row of the README's table."
     m, p = run.metrics(), run.params
     s, best = m['test']['scores'], m.get('optimum')
-    return {'data': COHORTS[run.info['data']['name']].title, 'model': _FUSION.get(p['fusion'], p['fusion']), 'encoder': encoder_of(run), 'test images': f'{m["test"]["images"]:,}',
-            'balanced accuracy': _show(s['balanced_accuracy']), 'macro AUC': _show(s['macro_auc']),
+    optimum = best and best['image' if p['fusion'] == 'image' else 'both']
+    return {'data': COHORTS[run.info['data']['name']].title, 'model': _FUSION.get(p['fusion'], p['fusion']), 'encoder': encoder_of(run),
+            'test images': f'{m["test"]["images"]:,}', 'balanced accuracy': _show(s['balanced_accuracy']), 'macro AUC': _show(s['macro_auc']),
             'metadata-only floor': _show(m['metadata_floor']['balanced_accuracy']) if m.get('metadata_floor') else '',
-            'optimum': f'{best["image" if p["fusion"] == "image" else "both"]:.3f}' if best else '', 'record': f'[{run.id.rsplit("-", 1)[1]}](results/{run.id})'}
+            'optimum': f'{optimum:.3f}' if best else '', 'record': f'[{run.id.rsplit("-", 1)[1]}](results/{run.id})'}
 
 # %% ../../nbs/lib/57_report.readme.ipynb #22a89a28
 def _markdown(rows):
@@ -80,8 +82,9 @@ def study_rows(
     wide.columns = [f'{metric}{end}' for end, metric in wide.columns]
     seeds, order = dict(zip(t.model, t.seeds)), ['image', 'metadata', *_NAMES]
     rows = wide.loc[sorted(wide.index, key=lambda m: order.index(m) if m in order else len(order))]
-    return [dict(model=model_name(m), encoder='' if m == 'metadata' else encoder, seeds=str(seeds[m]), **{
-        'balanced accuracy': _span(r, 'balanced_accuracy'), 'minus image only': _span(r, 'balanced_accuracy_d', '+'), 'macro AUC': _span(r, 'macro_auc')}) for m, r in rows.iterrows()]
+    scores = lambda r: {'balanced accuracy': _span(r, 'balanced_accuracy'), 'minus image only': _span(r, 'balanced_accuracy_d', '+'),
+                        'macro AUC': _span(r, 'macro_auc')}
+    return [dict(model=model_name(m), encoder='' if m == 'metadata' else encoder, seeds=str(seeds[m]), **scores(r)) for m, r in rows.iterrows()]
 
 # %% ../../nbs/lib/57_report.readme.ipynb #7e469f60
 def peer_rows(
@@ -90,9 +93,9 @@ def peer_rows(
 ) -> list: # of dicts, one per peer
     "What others would use on the same folds."
     rows = pd.read_csv(file).to_dict('records')
-    features = lambda m: '' if m.endswith('metadata') else encoder
-    return [dict(model=model_name(r['model']), encoder='its own training' if 'AutoGluon' in r['model'] else features(r['model']), seeds='1', **{
-        'balanced accuracy': _span(r, 'balanced_accuracy'), 'minus image only': '', 'macro AUC': _span(r, 'macro_auc')}) for r in rows]
+    reads = lambda m: '' if m.endswith('metadata') else 'trained by AutoGluon' if 'AutoGluon' in m else encoder
+    scores = lambda r: {'balanced accuracy': _span(r, 'balanced_accuracy'), 'minus image only': '', 'macro AUC': _span(r, 'macro_auc')}
+    return [dict(model=model_name(r['model']), encoder=reads(r['model']), seeds='1', **scores(r)) for r in rows]
 
 # %% ../../nbs/lib/57_report.readme.ipynb #0a2ba205
 def fold_table(
@@ -120,8 +123,10 @@ def fusion_rows(
     settings = [c for c in sweep.columns[:list(sweep.columns).index('run')] if c not in ('fusion', 'permute_metadata')]
     t = sweep[sweep[settings].fillna('').eq(sweep[settings].fillna('').iloc[0]).all(axis=1)]
     permuted = {r.fusion: _span(r, 'balanced_accuracy') for _, r in t[t.permute_metadata].iterrows()}
-    return [{'data': title, 'model': _FUSION.get(r.fusion, r.fusion), 'test images': f'{r.images:,}', 'balanced accuracy': _span(r, 'balanced_accuracy'),
-             'macro AUC': _span(r, 'macro_auc'), 'balanced accuracy, metadata permuted': permuted.get(r.fusion, '')} for _, r in t[~t.permute_metadata].iterrows()]
+    row = lambda r: {'data': title, 'model': _FUSION.get(r.fusion, r.fusion), 'test images': f'{r.images:,}',
+                     'balanced accuracy': _span(r, 'balanced_accuracy'), 'macro AUC': _span(r, 'macro_auc'),
+                     'balanced accuracy, metadata permuted': permuted.get(r.fusion, '')}
+    return [row(r) for _, r in t[~t.permute_metadata].iterrows()]
 
 # %% ../../nbs/lib/57_report.readme.ipynb #20e0677a
 def fusion_table(
@@ -151,7 +156,8 @@ def speed_list(
 ) -> str: # Markdown
     "What the benchmarks printed, one item per benchmark and device."
     found = [read_json(f) for f in sorted((project_root()/(results_dir or 'results')).glob('bench-*.json'))]
-    return '\n'.join(f'- {o["device"]}: `{o["command"]}`\n' + '\n'.join(f'    - {l}' for l in o['lines']) for o in found) or 'Nothing was measured yet.'
+    items = ['\n    - '.join([f'- {o["device"]}: `{o["command"]}`', *o['lines']]) for o in found]
+    return '\n'.join(items) or 'Nothing was measured yet.'
 
 # %% ../../nbs/lib/57_report.readme.ipynb #6089622e
 PARTS = dict(folds=fold_table, fusions=fusion_table, results=results_table, speed=speed_list)

@@ -43,9 +43,11 @@ def plot_scores(
     ax = ax or plt.subplots(figsize=(7, .7*len(metrics) + 1.2), layout='constrained')[1]
     for m, colour, dy in zip(models, ('#0072B2', '#D55E00', '#009E73'), (-.12, .12, .3)):
         s = scores[scores.model == m].set_index('metric').loc[metrics]
-        ax.errorbar(s.estimate, np.arange(len(s)) + dy, xerr=[s.estimate - s.low, s.high - s.estimate], fmt='o', capsize=3, color=colour, label=m)
+        spans = [s.estimate - s.low, s.high - s.estimate]
+        ax.errorbar(s.estimate, np.arange(len(s)) + dy, xerr=spans, fmt='o', capsize=3, color=colour, label=m)
     for k, v in (optimum or {}).items():
-        ax.plot([v, v], [-.42, .42], '--', lw=1, color='.4'); ax.text(v, -.45, k, ha='right' if k == 'metadata' else 'left', va='bottom', fontsize=7, color='.4')
+        ax.plot([v, v], [-.42, .42], '--', lw=1, color='.4')
+        ax.text(v, -.45, k, ha='right' if k == 'metadata' else 'left', va='bottom', fontsize=7, color='.4')
     ax.set_yticks(range(len(metrics)), [m.replace('_', ' ') for m in metrics])
     ax.set(xlim=(0, 1), ylim=(len(metrics) - .4, -.8 if optimum else -.5), xlabel='score on the test side, 95 % interval')
     ax.legend(fontsize=8, loc='lower left'); ax.spines[['top', 'right']].set_visible(False)
@@ -62,7 +64,8 @@ def ideal_scores(
     "The balanced accuracy of the ideal observer on the images of the test side."
     test = predictions[predictions.split == 'test']
     p = likelihood(cohort.simulation, cohort.truth.set_index('image_id').loc[test.image_id], image, metadata)
-    out = cluster_bootstrap(encode_labels(test.label, cohort.classes), p/p.sum(1, keepdims=True), test.group_id.to_numpy(), ['balanced_accuracy'], **kwargs)
+    y, groups = encode_labels(test.label, cohort.classes), test.group_id.to_numpy()
+    out = cluster_bootstrap(y, p/p.sum(1, keepdims=True), groups, ['balanced_accuracy'], **kwargs)
     return out.iloc[0][['estimate', 'low', 'high']]
 
 # %% ../../nbs/lib/51_report.scores.ipynb #22ca3760
@@ -76,12 +79,15 @@ def say_scores(
     "Print the balanced accuracy beside its floor and, on the simulated cohort, beside its optimum."
     m, enc = run.metrics(), run.info['encoder'] or {}
     line = lambda k, s: print(f'  {k:<32}{s["estimate"]:.3f} [{s["low"]:.3f}, {s["high"]:.3f}]')
-    print(f'{"SIMULATED cohort" if cohort.simulated else cohort.spec.title}, {m["test"]["images"]:,} test images of {m["test"]["groups"]:,} {cohort.spec.group}s')
+    title = 'SIMULATED cohort' if cohort.simulated else cohort.spec.title
+    print(f'{title}, {m["test"]["images"]:,} test images of {m["test"]["groups"]:,} {cohort.spec.group}s')
     line('balanced accuracy', m['test']['scores']['balanced_accuracy'])
     if m['metadata_floor']: line('metadata-only floor', m['metadata_floor']['balanced_accuracy'])
     if cohort.simulated:
-        line('ideal observer on these images', ideal_scores(cohort, predictions, metadata, run.params.get('fusion') != 'metadata', **kwargs))
+        sees_image = run.params.get('fusion') != 'metadata'
+        line('ideal observer on these images', ideal_scores(cohort, predictions, metadata, sees_image, **kwargs))
         o = m['optimum']
-        parts = f' from both, {o["image"]:.3f} from the image alone, {o["metadata"]:.3f} from the metadata alone' if metadata != 'none' else ' from the image'
+        apart = f'{o["image"]:.3f} from the image alone, {o["metadata"]:.3f} from the metadata alone'
+        parts = f' from both, {apart}' if metadata != 'none' else ' from the image'
         print(f'  {"known optimum":<32}{o["both"]:.3f}{parts}')
     if not enc.get('pretrained', True): print(f'  the encoder was trained from scratch: {enc["note"]}')
