@@ -48,7 +48,7 @@ report: env ## run the chapters of report.yml into report/, write _variables.yml
 
 site: report ## the book as a site in _site/, the paper as Word and PDF in _paper/; needs Quarto
 	quarto render --to html
-	quarto render index.qmd --profile paper --to docx,typst
+	quarto render index.qmd --profile paper
 
 readme: env ## write the results table of the README from results/
 	$(BIN)/skincancer_readme

@@ -8,6 +8,7 @@ import nbdev_filter
 from conftest import ROOT, book_files
 from skincancer.core import file_sha256
 from skincancer.report.build import check_executed, read_lock, read_report, record_id, stale
+from skincancer.report.folds import FUSED
 from skincancer.report.numbers import ABSENT, labelled_tables, variables, write_generated
 
 ENTRIES = read_report()
@@ -202,6 +203,16 @@ def test_what_the_paper_says_in_words_is_so():
     d, q = p('simulated', 'image', 'late', 'balanced_accuracy'); assert d < 0 and q < .05
     assert p('simulated', 'late_permuted', 'image', 'balanced_accuracy')[1] > .05
     for f in ('film', 'metablock'): d, q = p('simulated', f'{f}_permuted', 'image', 'balanced_accuracy'); assert d < 0 and q < .05
+    # over folds: metadata adds to the image on both data sets; on PAD-UFES-20 no fusion is above the metadata alone
+    def over_folds(data, model, reference, metric='balanced_accuracy', study='folds'):
+        t = pd.read_csv(ROOT/'results'/f'{study}-{data}.csv').set_index(['model', 'reference', 'metric']).loc[(model, reference, metric)]
+        return t.difference, t.p_holm
+    for data in ('ham10000', 'pad_ufes_20'):
+        for m in ('balanced_accuracy', 'macro_auc'): d, q = over_folds(data, 'late', 'image', m); assert d > 0 and q < .05
+    for m in ('balanced_accuracy', 'macro_auc'): d, q = over_folds('ham10000', 'late', 'image', m, 'folds-trained'); assert d > 0 and q < .05
+    single = pd.read_csv(ROOT/'results'/'sweeps'/'folds_trained_ham10000.csv').pivot(index='fold', columns='fusion', values='balanced_accuracy')
+    assert (single.image > single.late).sum() == 1
+    for f in FUSED: d, q = over_folds('pad_ufes_20', f, 'metadata'); assert d < 0 or q > .05
     # the floor: cleared on HAM10000, not on PAD-UFES-20
     v = {k: {m: [float(x) for x in re.findall(r'-?\d+\.\d+', o[m]['balanced_accuracy'])] for m in ('image', 'late', 'floor')} for k, o in variables().items()}
     assert min(v['ham10000'][m][1] for m in ('image', 'late')) > v['ham10000']['floor'][2]
