@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'encoder_of', 'result_row', 'results_table', 'model_name', 'study_rows', 'peer_rows', 'fold_table',
-           'fusion_rows', 'fusion_table', 'save_speed', 'speed_list', 'markers', 'insert', 'update_readme', 'main']
+           'fusion_rows', 'fusion_table', 'save_speed', 'speed_list', 'run_lines', 'markers', 'insert', 'update_readme',
+           'main']
 
 # %% ../../nbs/lib/57_report.readme.ipynb #8142b1ef
 import re, sys
 from pathlib import Path
 
-import pandas as pd
+import nbformat, pandas as pd
 from fastcore.script import call_parse, store_true
 
-from ..core import atomic_path, project_root, read_json, write_json
+from ..core import DataError, atomic_path, project_root, read_json, write_json
 from ..data.cohorts import COHORTS
 from .folds import show_span
 from ..training.runs import read_run
@@ -159,8 +160,19 @@ def speed_list(
     items = ['\n    - '.join([f'- {o["device"]}: `{o["command"]}`', *o['lines']]) for o in found]
     return '\n'.join(items) or 'Nothing was measured yet.'
 
+# %% ../../nbs/lib/57_report.readme.ipynb #311d00af
+def run_lines(
+    path=None, # notebook; default: the book's copy of chapter 03 on the simulated cohort
+) -> str: # Markdown, a block of code
+    "The scores that chapter 03 printed."
+    nb = nbformat.read(path or project_root()/'report'/'03_multimodal-simulated.ipynb', 4)
+    printed = [o.text for c in nb.cells if c.cell_type == 'code' for o in c.outputs if o.output_type == 'stream']
+    found = [t for t in printed if t.startswith('SIMULATED cohort') and 'known optimum' in t]
+    if len(found) != 1: raise DataError(f'{len(found)} outputs of chapter 03 look like its scores, instead of one')
+    return f'```\n{found[0].strip()}\n```'
+
 # %% ../../nbs/lib/57_report.readme.ipynb #6089622e
-PARTS = dict(folds=fold_table, fusions=fusion_table, results=results_table, speed=speed_list)
+PARTS = dict(run=run_lines, folds=fold_table, fusions=fusion_table, results=results_table, speed=speed_list)
 
 def markers(
     part:str, # in `PARTS`
