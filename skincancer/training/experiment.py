@@ -312,9 +312,9 @@ def metadata_floor(
     rows:dict, # from `split_rows`
     n_classes:int, # classes
 ) -> dict: # side -> probabilities (n, n_classes)
-    "Class-balanced logistic regression on the metadata, fitted on the training rows."
+    "Class-balanced logistic regression on the metadata, fitted on the training rows until nothing moves, on however many threads."
     from sklearn.linear_model import LogisticRegression
-    m = LogisticRegression(class_weight='balanced', max_iter=2000).fit(x[rows['train']], y[rows['train']])
+    m = LogisticRegression(class_weight='balanced', max_iter=5000, tol=1e-8).fit(x[rows['train']], y[rows['train']])
     def proba(r):
         p = np.zeros((len(r), n_classes))
         p[:, m.classes_] = m.predict_proba(x[r])
