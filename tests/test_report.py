@@ -7,9 +7,10 @@ import nbformat, pandas as pd, pytest, yaml
 import nbdev_filter
 from conftest import ROOT, book_files
 from skincancer.core import file_sha256
-from skincancer.report.build import check_executed, read_lock, read_report, record_id, stale
+from skincancer.report.build import check_executed, read_lock, read_report, stale
 from skincancer.report.folds import FUSED
 from skincancer.report.numbers import ABSENT, labelled_tables, variables, write_generated
+from skincancer.training.sweep import printed_id
 
 ENTRIES = read_report()
 BOOK = yaml.safe_load((ROOT/'_quarto.yml').read_text())
@@ -85,7 +86,7 @@ def test_chapters_that_train_publish_what_the_book_shows():
     "One record per chapter and data set, and it is the one that the page names."
     assert {e.chapter for e in ENTRIES if e.publish} == {'02_baseline', '03_multimodal'}
     for e in (e for e in ENTRIES if e.publish):
-        assert [p.name for p in (ROOT/'results').glob(f'{e.chapter[:2]}-{e.dataset}-*')] == [record_id(nbformat.read(e.path, 4))]
+        assert [p.name for p in (ROOT/'results').glob(f'{e.chapter[:2]}-{e.dataset}-*')] == [printed_id(nbformat.read(e.path, 4), e.id)]
 
 
 @pytest.mark.parametrize('entry', ENTRIES, ids=ids)

@@ -25,7 +25,7 @@ from ..data.cohorts import Cohort
 from ..evaluation.leakage import cv_predict, fold_of, leak_sets, table_encode
 from ..evaluation.metrics import weighted_scores
 from ..evaluation.statistics import bootstrap_p, bootstrap_weights, holm, percentile_interval
-from .folds import show_span
+from .scores import show_span
 from ..training.runs import PLACES, Run, environment, read_run
 from ..training.sweep import expand, read_spec as sweep_file
 

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['Entry', 'read_report', 'module_files', 'state', 'lock_path', 'read_lock', 'stale', 'mark_cell', 'mark_text', 'relink',
-           'for_book', 'record_id', 'publish_record', 'execute', 'run_entry', 'can_run', 'check_executed',
-           'build_report', 'main']
+           'for_book', 'publish_record', 'execute', 'run_entry', 'can_run', 'check_executed', 'build_report', 'main']
 
 # %% ../../nbs/lib/59_report.build.ipynb #39a7026f
 import ast, os, re, shutil, sys, tempfile
@@ -16,10 +15,11 @@ import nbformat, yaml
 from fastcore.basics import patch
 from fastcore.script import call_parse, store_true
 
-from ..core import DataError, atomic_path, check_name, data_root, digest, file_sha256, project_root, read_json, write_json
+from ..core import atomic_path, check_name, data_root, digest, file_sha256, project_root, read_json, write_json
 from ..data.cohorts import COHORTS
 from .numbers import labelled_tables, write_generated
 from ..training.runs import publish_run, read_run
+from ..training.sweep import printed_id
 
 # %% ../../nbs/lib/59_report.build.ipynb #0c57b77f
 @dataclass
@@ -194,16 +194,6 @@ def for_book(
     nb.metadata = nbformat.from_dict(dict(kernelspec=dict(display_name='python3', language='python', name='python3')))
     return nb
 
-# %% ../../nbs/lib/59_report.build.ipynb #f294d815
-def record_id(
-    nb, # executed notebook
-) -> str:
-    "The record that a chapter made, as its last line says."
-    printed = ''.join(o.text for c in nb.cells if c.cell_type == 'code' for o in c.outputs if o.output_type == 'stream')
-    found = re.findall(r'^record: (\S+)$', printed, re.M)
-    if not found: raise DataError('The chapter printed no line `record: ...`, so there is nothing to publish')
-    return found[-1]
-
 # %% ../../nbs/lib/59_report.build.ipynb #7feb726a
 def publish_record(
     run, # finished `Run`
@@ -236,7 +226,7 @@ def run_entry(
 ) -> dict: # what the lock remembers
     "Run a chapter, publish what it trained, and write the book's copy to `report/`."
     before, nb = state(entry), execute(entry)
-    if entry.publish: publish_record(read_run(record_id(nb)), entry)
+    if entry.publish: publish_record(read_run(printed_id(nb, entry.id)), entry)
     with atomic_path(entry.path) as tmp: nbformat.write(for_book(nb, entry), tmp)
     return before | dict(notebook=file_sha256(entry.path)[:12])
 

@@ -18,8 +18,9 @@ import pandas as pd, yaml
 from ..core import atomic_path, project_root, read_json
 from ..data.cohorts import COHORTS
 from .ablation import FAMILIES, baselines, chapter_defaults, read_ablation, read_spec, sweep_changes
-from .folds import FUSED, show_span, write_folds
+from .folds import FUSED, write_folds
 from .readme import fold_table, fusion_table
+from .scores import show_span
 from ..training.runs import read_run
 
 # %% ../../nbs/lib/58_report.numbers.ipynb #4b8c420b
@@ -30,7 +31,7 @@ def interval(
     s, # mapping with estimate, low and high; or None
 ) -> str:
     "An estimate with its interval, as text."
-    return ABSENT if s is None else f'{s["estimate"]:.3f} [{s["low"]:.3f}, {s["high"]:.3f}]'
+    return ABSENT if s is None else show_span(s['estimate'], s['low'], s['high'])
 
 def _scores(scores): return {k: interval((scores or {}).get(k)) for k in QUOTED}
 

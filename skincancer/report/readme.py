@@ -16,14 +16,14 @@ from fastcore.script import call_parse, store_true
 
 from ..core import DataError, atomic_path, project_root, read_json, write_json
 from ..data.cohorts import COHORTS
-from .folds import show_span
+from .scores import show_span
 from ..training.runs import read_run
 
 # %% ../../nbs/lib/57_report.readme.ipynb #92a49414
 _NAMES = dict(late='late fusion', film='FiLM', metablock='MetaBlock', metanet='MetaNet', gated='gated', cross_attention='cross-attention')
 _FUSION = dict(image='image only', metadata='metadata only') | {k: f'image + metadata, {v}' for k, v in _NAMES.items()}
 
-def _show(s): return f'{s["estimate"]:.3f} [{s["low"]:.3f}, {s["high"]:.3f}]'
+def _show(s): return show_span(s['estimate'], s['low'], s['high'])
 
 def encoder_of(
     run, # a `Run` from `results/`
